@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What bindgen reads. rust/bindgen_parameters says what it keeps of it. */
+
+#include "requires.h"
+
+#include <linux/audit.h>
+#include <linux/btf.h>
+#include <linux/ftrace.h>
+#include <linux/kernel_read_file.h>
+#include <linux/netlink.h>
+#include <linux/sysctl.h>
+#include <linux/vmalloc.h>
+#include <net/net_namespace.h>
+#include <net/netlink.h>
+#include <net/xfrm.h>
+
+#include "helpers.h"

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Functions for what the kernel offers only as macro or inline function, or
+ * as one of these in some configurations. Each does nothing but call it.
+ */
+#ifndef XFRM_NEXT_HELPERS_H
+#define XFRM_NEXT_HELPERS_H
+
+#include <linux/types.h>
+
+struct ftrace_regs;
+struct hrtimer;
+struct net;
+struct netlink_ext_ack;
+struct nlmsghdr;
+struct sk_buff;
+struct sock;
+struct timer_list;
+struct xfrm_algo;
+struct xfrm_algo_aead;
+struct xfrm_algo_auth;
+struct xfrm_state;
+struct xfrm_translator;
+struct xfrm_user_offload;
+struct xfrm_user_sec_ctx;
+
+/* ftrace */
+unsigned long xfrm_next_ftrace_argument(struct ftrace_regs *fregs, int n);
+void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip);
+void xfrm_next_synchronize_rcu_tasks(void);
+
+/* network namespaces and netlink */
+struct net *xfrm_next_skb_sock_net(const struct sk_buff *skb);
+u32 xfrm_next_skb_portid(struct sk_buff *skb);
+void *xfrm_next_net_generic(const struct net *net, unsigned int id);
+struct sk_buff *xfrm_next_nlmsg_new(size_t payload);
+struct nlmsghdr *xfrm_next_nlmsg_put(struct sk_buff *skb, u32 portid, u32 seq,
+				     int type, int payload);
+void xfrm_next_nlmsg_end(struct sk_buff *skb, struct nlmsghdr *nlh);
+void xfrm_next_nlmsg_free(struct sk_buff *skb);
+int xfrm_next_nlmsg_multicast(struct sock *sk, struct sk_buff *skb, u32 portid,
+			      unsigned int group);
+struct sock *xfrm_next_nlsk(struct net *net);
+
+/* messages of 32-bit processes */
+struct xfrm_translator *xfrm_next_get_translator(void);
+void xfrm_next_put_translator(struct xfrm_translator *xtr);
+
+/* xfrm states */
+void xfrm_next_state_hold(struct xfrm_state *x);
+bool xfrm_next_state_hold_rcu(struct xfrm_state *x);
+void xfrm_next_state_put(struct xfrm_state *x);
+void xfrm_next_state_lock(struct xfrm_state *x);
+void xfrm_next_state_unlock(struct xfrm_state *x);
+void xfrm_next_states_lock(struct net *net);
+void xfrm_next_states_unlock(struct net *net);
+struct xfrm_state *xfrm_next_state_next_byspi(struct xfrm_state *x);
+int xfrm_next_state_kern(const struct xfrm_state *x);
+struct net *xfrm_next_state_net(struct xfrm_state *x);
+struct xfrm_algo *xfrm_next_algo_clone(struct xfrm_algo *orig);
+struct xfrm_algo_aead *xfrm_next_algo_aead_clone(struct xfrm_algo_aead *orig);
+struct xfrm_algo_auth *xfrm_next_algo_auth_clone(struct xfrm_algo_auth *orig);
+int xfrm_next_replay_clone(struct xfrm_state *x, const struct xfrm_state *orig);
+void xfrm_next_migrate_sync(struct xfrm_state *x,
+			    const struct xfrm_state *orig);
+int xfrm_next_dev_state_add(struct net *net, struct xfrm_state *x,
+			    const struct xfrm_user_offload *xuo,
+			    struct netlink_ext_ack *extack);
+void xfrm_next_dev_state_delete(struct xfrm_state *x);
+void xfrm_next_dev_state_update_stats(struct xfrm_state *x);
+
+/* security and audit */
+int xfrm_next_security_state_alloc(struct xfrm_state *x,
+				   struct xfrm_user_sec_ctx *ctx);
+int xfrm_next_security_state_delete(struct xfrm_state *x);
+void xfrm_next_audit_state_add(struct xfrm_state *x, int result);
+void xfrm_next_audit_state_delete(struct xfrm_state *x, int result);
+
+/* timers */
+bool xfrm_next_hrtimer_active(struct hrtimer *timer);
+void xfrm_next_hrtimer_copy_start(struct hrtimer *timer,
+				  const struct hrtimer *from);
+bool xfrm_next_timer_pending(const struct timer_list *timer);
+
+#endif

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+/* See include/helpers.h. */
+
+#include "requires.h"
+
+#include <linux/ftrace.h>
+#include <linux/hrtimer.h>
+#include <linux/module.h>
+#include <linux/netlink.h>
+#include <linux/rcupdate.h>
+#include <linux/security.h>
+#include <linux/timer.h>
+#include <net/netlink.h>
+#include <net/netns/generic.h>
+#include <net/sock.h>
+#include <net/xfrm.h>
+
+#include "helpers.h"
+
+MODULE_VERSION(XFRM_NEXT_VERSION);
+
+unsigned long xfrm_next_ftrace_argument(struct ftrace_regs *fregs, int n)
+{
+	return ftrace_regs_get_argument(fregs, n);
+}
+
+void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip)
+{
+	ftrace_regs_set_instruction_pointer(fregs, ip);
+}
+
+void xfrm_next_synchronize_rcu_tasks(void)
+{
+	synchronize_rcu_tasks();
+}
+
+struct net *xfrm_next_skb_sock_net(const struct sk_buff *skb)
+{
+	return sock_net(skb->sk);
+}
+
+u32 xfrm_next_skb_portid(struct sk_buff *skb)
+{
+	return NETLINK_CB(skb).portid;
+}
+
+void *xfrm_next_net_generic(const struct net *net, unsigned int id)
+{
+	return net_generic(net, id);
+}
+
+struct sk_buff *xfrm_next_nlmsg_new(size_t payload)
+{
+	return nlmsg_new(payload, GFP_KERNEL);
+}
+
+struct nlmsghdr *xfrm_next_nlmsg_put(struct sk_buff *skb, u32 portid, u32 seq,
+				     int type, int payload)
+{
+	return nlmsg_put(skb, portid, seq, type, payload, 0);
+}
+
+void xfrm_next_nlmsg_end(struct sk_buff *skb, struct nlmsghdr *nlh)
+{
+	nlmsg_end(skb, nlh);
+}
+
+void xfrm_next_nlmsg_free(struct sk_buff *skb)
+{
+	nlmsg_free(skb);
+}
+
+int xfrm_next_nlmsg_multicast(struct sock *sk, struct sk_buff *skb, u32 portid,
+			      unsigned int group)
+{
+	return nlmsg_multicast(sk, skb, portid, group, GFP_ATOMIC);
+}
+
+struct sock *xfrm_next_nlsk(struct net *net)
+{
+	return rcu_dereference(net->xfrm.nlsk);
+}
+
+struct xfrm_translator *xfrm_next_get_translator(void)
+{
+	return xfrm_get_translator();
+}
+
+void xfrm_next_put_translator(struct xfrm_translator *xtr)
+{
+	xfrm_put_translator(xtr);
+}
+
+void xfrm_next_state_hold(struct xfrm_state *x)
+{
+	xfrm_state_hold(x);
+}
+
+bool xfrm_next_state_hold_rcu(struct xfrm_state *x)
+{
+	return refcount_inc_not_zero(&x->refcnt);
+}
+
+void xfrm_next_state_put(struct xfrm_state *x)
+{
+	xfrm_state_put(x);
+}
+
+void xfrm_next_state_lock(struct xfrm_state *x)
+{
+	spin_lock_bh(&x->lock);
+}
+
+void xfrm_next_state_unlock(struct xfrm_state *x)
+{
+	spin_unlock_bh(&x->lock);
+}
+
+void xfrm_next_states_lock(struct net *net)
+{
+	spin_lock_bh(&net->xfrm.xfrm_state_lock);
+}
+
+void xfrm_next_states_unlock(struct net *net)
+{
+	spin_unlock_bh(&net->xfrm.xfrm_state_lock);
+}
+
+struct xfrm_state *xfrm_next_state_next_byspi(struct xfrm_state *x)
+{
+	return hlist_entry_safe(x->byspi.next, struct xfrm_state, byspi);
+}
+
+int xfrm_next_state_kern(const struct xfrm_state *x)
+{
+	return xfrm_state_kern(x);
+}
+
+struct net *xfrm_next_state_net(struct xfrm_state *x)
+{
+	return xs_net(x);
+}
+
+struct xfrm_algo *xfrm_next_algo_clone(struct xfrm_algo *orig)
+{
+	return xfrm_algo_clone(orig);
+}
+
+struct xfrm_algo_aead *xfrm_next_algo_aead_clone(struct xfrm_algo_aead *orig)
+{
+	return xfrm_algo_aead_clone(orig);
+}
+
+struct xfrm_algo_auth *xfrm_next_algo_auth_clone(struct xfrm_algo_auth *orig)
+{
+	return xfrm_algo_auth_clone(orig);
+}
+
+int xfrm_next_replay_clone(struct xfrm_state *x, const struct xfrm_state *orig)
+{
+	return xfrm_replay_clone(x, orig);
+}
+
+void xfrm_next_migrate_sync(struct xfrm_state *x,
+			    const struct xfrm_state *orig)
+{
+	xfrm_migrate_sync(x, orig);
+}
+
+int xfrm_next_dev_state_add(struct net *net, struct xfrm_state *x,
+			    const struct xfrm_user_offload *xuo,
+			    struct netlink_ext_ack *extack)
+{
+	return xfrm_dev_state_add(net, x, xuo, extack);
+}
+
+void xfrm_next_dev_state_delete(struct xfrm_state *x)
+{
+	xfrm_dev_state_delete(x);
+}
+
+void xfrm_next_dev_state_update_stats(struct xfrm_state *x)
+{
+	xfrm_dev_state_update_stats(x);
+}
+
+int xfrm_next_security_state_alloc(struct xfrm_state *x,
+				   struct xfrm_user_sec_ctx *ctx)
+{
+	return security_xfrm_state_alloc(x, ctx);
+}
+
+int xfrm_next_security_state_delete(struct xfrm_state *x)
+{
+	return security_xfrm_state_delete(x);
+}
+
+void xfrm_next_audit_state_add(struct xfrm_state *x, int result)
+{
+	xfrm_audit_state_add(x, result, true);
+}
+
+void xfrm_next_audit_state_delete(struct xfrm_state *x, int result)
+{
+	xfrm_audit_state_delete(x, result, true);
+}
+
+bool xfrm_next_hrtimer_active(struct hrtimer *timer)
+{
+	return hrtimer_active(timer);
+}
+
+void xfrm_next_hrtimer_copy_start(struct hrtimer *timer,
+				  const struct hrtimer *from)
+{
+	hrtimer_start(timer, hrtimer_get_expires(from), HRTIMER_MODE_ABS_SOFT);
+}
+
+bool xfrm_next_timer_pending(const struct timer_list *timer)
+{
+	return timer_pending(timer);
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! XFRM_MSG_MIGRATE_STATE: moving one SA.
+//!
+//! A request is parsed once into a [`Request`], which together with what the
+//! SA is becomes a [`Plan`]; only then is anything made or changed. A clone is
+//! prepared by the plan, and takes the place of the old SA under its lock.
+//! Until then, any failure leaves the old SA as it was.
+//!
+//! Mirrors `xfrm_do_migrate_state()` of `net/xfrm/xfrm_user.c`;
+//! docs/differences.md says where it differs.
+
+#![forbid(unsafe_code)]
+
+mod notify;
+mod plan;
+mod refusal;
+mod request;
+
+use crate::{
+    net::{
+        namespace::{PerNamespace, Registration, Slot},
+        netlink, sysctl, ExtAck, Namespace,
+    },
+    redirect::Redirect,
+    xfrm::{
+        lookup,
+        messages::{self, MigrateStateTarget},
+        new_state, uapi, NewState, State,
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::{aref::ARef, Arc},
+};
+use plan::Plan;
+use refusal::{Errno, Refusal};
+use request::Request;
+use zerocopy::FromBytes;
+
+/// Serving the message; dropping it gives the message back to the kernel.
+pub type Service = Redirect<MigrateStateTarget<Handler>>;
+
+/// Starts to serve the message in all namespaces. May sleep.
+pub fn serve() -> impl PinInit<Service, Error> {
+    pin_init::pin_init_scope(|| {
+        messages::check_size::<uapi::MigrateState>(uapi::MSG_MIGRATE_STATE)?;
+        let settings = Arc::pin_init(Registration::new(), GFP_KERNEL)?;
+        Ok(Redirect::new(MigrateStateTarget(Handler { settings })))
+    })
+}
+
+/// What each namespace can set.
+#[pin_data]
+struct Settings {
+    /// 1: requests are served here. 0: the kernel's own handler has them.
+    #[pin]
+    enabled: sysctl::Int,
+}
+
+static SETTINGS: Slot = Slot::new();
+
+static ENABLED: sysctl::Definition = sysctl::Definition {
+    directory: c"net/xfrm_next",
+    name: c"migrate_state",
+    default: 1,
+    min: 0,
+    max: 1,
+};
+
+impl PerNamespace for Settings {
+    const SLOT: &'static Slot = &SETTINGS;
+
+    fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
+        try_pin_init!(Self {
+            enabled <- sysctl::Int::new(net, &ENABLED),
+        })
+    }
+}
+
+/// Serves the message where a namespace wants it.
+pub struct Handler {
+    settings: Arc<Registration<Settings>>,
+}
+
+impl messages::MigrateState for Handler {
+    fn serves(&self, net: &Namespace) -> bool {
+        self.settings.get(net).enabled.get() != 0
+    }
+
+    fn serve(mut message: netlink::Request<'_>) -> Result {
+        let header = uapi::MigrateState::read_from_prefix(message.body);
+        let (header, _) = header.map_err(|_| EINVAL)?;
+
+        let result = Request::parse(header, &message.attributes, cfg!(CONFIG_IPV6))
+            .map_err(Failure::from)
+            .and_then(|request| {
+                let new = migrate(message.net, &request, &mut message.extack)?;
+                if notify::announce(&new, &request.header, message.portid, message.seq).is_err() {
+                    let text = format_args!("Failed to send migration notification");
+                    message.extack.set(text);
+                }
+                Ok(())
+            });
+        result.map_err(|failure| match failure {
+            Failure::Refused(refusal) => {
+                message.extack.set(format_args!("{refusal}"));
+                refusal.errno().into()
+            }
+            Failure::Kernel(error) => error,
+        })
+    }
+}
+
+impl request::Attributes for netlink::Attributes<'_> {
+    fn get(&self, kind: u16) -> Option<&[u8]> {
+        self.payload(kind)
+    }
+}
+
+/// Why a migration didn't happen.
+enum Failure {
+    /// We refuse it.
+    Refused(Refusal),
+    /// Something that we called failed, and may have said why.
+    Kernel(Error),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+impl From<Errno> for Error {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::AfNoSupport => EAFNOSUPPORT,
+            Errno::Exist => EEXIST,
+            Errno::Inval => EINVAL,
+            Errno::Perm => EPERM,
+            Errno::Srch => ESRCH,
+        }
+    }
+}
+
+/// Moves the SA, and returns what it is now.
+fn migrate(
+    net: &Namespace,
+    request: &Request,
+    extack: &mut ExtAck<'_>,
+) -> Result<ARef<State>, Failure> {
+    let old = find(net, request)?;
+    let plan = Plan::new(request, &old.snapshot())?;
+
+    if plan.moves {
+        let mark = plan.changes.mark;
+        let id = uapi::Id {
+            daddr: plan.changes.daddr,
+            family: plan.changes.family,
+            ..request.header.id
+        };
+        let other = |state: &State| !core::ptr::eq(state, &*old);
+        if lookup::find(net, &id, mark.v, other).is_some() {
+            return Err(Refusal::Occupied.into());
+        }
+    }
+
+    let new = prepare(&old, &plan, extack)?;
+    let new = switch(&old, new)?;
+    old.audit_deleted(true);
+    new.audit_added();
+    new_state::resolve_larval(&new);
+    Ok(new)
+}
+
+/// Finds the SA, and checks that it is one that may be migrated.
+fn find(net: &Namespace, request: &Request) -> Result<ARef<State>, Failure> {
+    let header = &request.header;
+    let mark = header.old_mark.masked();
+    let exact = |state: &State| state.mark() == mark;
+    let old = lookup::find(net, &header.id, mark.v, exact).ok_or(Refusal::NotFound)?;
+
+    if let Err(e) = old.may_delete() {
+        old.audit_deleted(false);
+        return Err(e.into());
+    }
+    let sa = old.snapshot();
+    match sa.proto {
+        uapi::IPPROTO_ESP | uapi::IPPROTO_AH | uapi::IPPROTO_COMP => {}
+        _ => return Err(Refusal::Protocol.into()),
+    }
+    if sa.kernel_owned {
+        return Err(Refusal::KernelOwned.into());
+    }
+    if sa.larval {
+        return Err(Refusal::Larval.into());
+    }
+    Ok(old)
+}
+
+/// Makes the new SA, ready for packets, for nobody to find yet.
+fn prepare(old: &State, plan: &Plan, extack: &mut ExtAck<'_>) -> Result<NewState> {
+    let mut new = NewState::clone_of(old, &plan.changes).inspect_err(|_| {
+        extack.set_weak(format_args!("Failed to clone and setup state"));
+    })?;
+    new.init(extack).inspect_err(|_| {
+        extack.set_weak(format_args!("Failed to initialize migrated state"));
+    })?;
+    new.offload(plan.offload.as_ref(), extack).inspect_err(|_| {
+        extack.set_weak(format_args!("State migration clone failed"));
+    })?;
+    Ok(new)
+}
+
+/// Puts the new SA in the place of the old one.
+fn switch(old: &State, new: NewState) -> Result<ARef<State>, Refusal> {
+    let locked = old.lock();
+
+    if !locked.is_valid() {
+        // The device must be told of `new` without the lock of `old`.
+        drop(locked);
+        old.audit_deleted(false);
+        return Err(Refusal::Deleted);
+    }
+    Ok(locked.replace(new))
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Telling listeners what has become of the SA.
+
+use crate::{
+    net::Message,
+    xfrm::{
+        messages,
+        snapshot::Snapshot,
+        uapi::{self, attr, MigrateState},
+        State,
+    },
+};
+use kernel::prelude::*;
+
+/// Room for each attribute that a notification can have, with its header and
+/// padding.
+const ATTRIBUTES: usize = {
+    const fn space(payload: usize) -> usize {
+        4 + payload.next_multiple_of(4)
+    }
+    space(size_of::<uapi::Encap>())
+        + space(size_of::<uapi::Offload>())
+        + space(size_of::<uapi::Mark>())
+        + 4 * space(size_of::<u32>())
+        + space(size_of::<u8>())
+};
+
+/// Announces the new SA to those who listen; if nobody does, nothing happens.
+///
+/// `header` is the request's, `portid` and `seq` are its sender's. Fails if
+/// somebody who listens didn't get it. Mirrors `xfrm_send_migrate_state()`.
+pub fn announce(new: &State, header: &MigrateState, portid: u32, seq: u32) -> Result {
+    let net = new.net();
+
+    if !messages::has_listeners(net, uapi::GROUP_MIGRATE) {
+        return Ok(());
+    }
+    let message = build(&new.snapshot(), header, portid, seq)?;
+    match messages::multicast(net, message, uapi::GROUP_MIGRATE) {
+        // The last listener has just left.
+        Err(e) if e == ESRCH => Ok(()),
+        result => result,
+    }
+}
+
+fn build(sa: &Snapshot, header: &MigrateState, portid: u32, seq: u32) -> Result<Message> {
+    let fixed = MigrateState {
+        new_sel: sa.selector,
+        ..*header
+    };
+    let mut message = Message::new(portid, seq, uapi::MSG_MIGRATE_STATE, &fixed, ATTRIBUTES)?;
+
+    if let Some(encap) = &sa.encap {
+        message.put(attr::ENCAP, encap)?;
+    }
+    if let Some(offload) = &sa.offload {
+        message.put(attr::OFFLOAD_DEV, offload)?;
+    }
+    if sa.mark.is_set() {
+        message.put(attr::MARK, &sa.mark)?;
+    }
+    if sa.output_mark.is_set() {
+        message.put(attr::SET_MARK, &sa.output_mark.v)?;
+        message.put(attr::SET_MARK_MASK, &sa.output_mark.m)?;
+    }
+    if sa.mapping_maxage != 0 {
+        message.put(attr::MTIMER_THRESH, &sa.mapping_maxage)?;
+    }
+    if sa.nat_keepalive != 0 {
+        message.put(attr::NAT_KEEPALIVE_INTERVAL, &sa.nat_keepalive)?;
+    }
+    if sa.dir != 0 {
+        message.put(attr::SA_DIR, &sa.dir)?;
+    }
+    Ok(message)
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Requests as a netlink handler gets them.
+//!
+//! C header: `include/net/netlink.h`
+
+use super::{ExtAck, Namespace};
+use crate::raw;
+use core::{marker::PhantomData, slice};
+
+/// A request that is being served.
+pub struct Request<'a> {
+    /// Namespace of the socket that the request came in by.
+    pub net: &'a Namespace,
+    /// Port of the sender, as the kernel knows it.
+    pub portid: u32,
+    /// Sequence number that the sender gave it.
+    pub seq: u32,
+    /// What follows the netlink header, including the attributes.
+    pub body: &'a [u8],
+    /// The attributes by type.
+    pub attributes: Attributes<'a>,
+    /// Where the reason of a refusal goes.
+    pub extack: ExtAck<'a>,
+}
+
+impl<'a> Request<'a> {
+    /// Takes the arguments of a `doit` handler apart.
+    ///
+    /// # Safety
+    ///
+    /// They must be what the netlink core or a dispatcher on top of it passes,
+    /// for as long as the handler runs: `skb` of a netlink socket, `nlh` a
+    /// message of which `nlmsg_len` bytes can be read, `attrs` null or `count`
+    /// pointers that are each null or to an attribute within it.
+    pub unsafe fn from_raw(
+        skb: *mut raw::sk_buff,
+        nlh: *const raw::nlmsghdr,
+        attrs: *mut *mut raw::nlattr,
+        count: usize,
+        extack: *mut raw::netlink_ext_ack,
+    ) -> Self {
+        const HEADER: usize = size_of::<raw::nlmsghdr>();
+
+        // SAFETY: The caller promises all that is used here: the socket and so
+        // its namespace live on, and the message has the length it says.
+        unsafe {
+            Self {
+                net: Namespace::from_raw(raw::xfrm_next_skb_sock_net(skb)),
+                portid: raw::xfrm_next_skb_portid(skb),
+                seq: (*nlh).nlmsg_seq,
+                body: slice::from_raw_parts(
+                    nlh.cast::<u8>().add(HEADER),
+                    (*nlh).nlmsg_len as usize - HEADER,
+                ),
+                attributes: Attributes {
+                    table: attrs,
+                    count,
+                    _message: PhantomData,
+                },
+                extack: ExtAck::from_raw(extack),
+            }
+        }
+    }
+}
+
+/// The attributes of a message, parsed and checked against a policy.
+///
+/// # Invariants
+///
+/// `table` holds `count` pointers, each null or valid for `'a`.
+pub struct Attributes<'a> {
+    table: *mut *mut raw::nlattr,
+    count: usize,
+    _message: PhantomData<&'a [u8]>,
+}
+
+impl Attributes<'_> {
+    /// Returns the payload of the attribute of this type, if it is there.
+    pub fn payload(&self, kind: u16) -> Option<&[u8]> {
+        const HEADER: usize = size_of::<raw::nlattr>();
+
+        if usize::from(kind) >= self.count {
+            return None;
+        }
+        // SAFETY: The index is within the table, and what it holds is null or
+        // an attribute whose length the parser has checked.
+        unsafe {
+            let attr = *self.table.add(kind.into());
+            if attr.is_null() {
+                return None;
+            }
+            Some(slice::from_raw_parts(
+                attr.cast::<u8>().add(HEADER),
+                usize::from((*attr).nla_len) - HEADER,
+            ))
+        }
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sysctls of a network namespace.
+//!
+//! C headers: `include/linux/sysctl.h`, `include/net/net_namespace.h`
+
+use super::Namespace;
+use crate::raw;
+use core::{pin::Pin, ptr};
+use kernel::{ffi::c_int, prelude::*, types::Opaque};
+
+/// Where a sysctl is, and what it takes.
+pub struct Definition {
+    /// Directory below `/proc/sys`, such as `net/xfrm_next`.
+    pub directory: &'static CStr,
+    /// File in it.
+    pub name: &'static CStr,
+    /// Value until somebody writes one.
+    pub default: c_int,
+    /// Smallest value; less is refused with `EINVAL`.
+    pub min: c_int,
+    /// Largest value; more is refused with `EINVAL`.
+    pub max: c_int,
+}
+
+/// An integer that the administrator of a network namespace reads and sets.
+///
+/// # Invariants
+///
+/// `header` is a registration of `table`, whose data is `value`.
+#[pin_data(PinnedDrop)]
+pub struct Int {
+    #[pin]
+    value: Opaque<c_int>,
+    #[pin]
+    table: Opaque<raw::ctl_table>,
+    header: *mut raw::ctl_table_header,
+}
+
+// SAFETY: Nothing is bound to a thread.
+unsafe impl Send for Int {}
+// SAFETY: The value is read and written in one access each.
+unsafe impl Sync for Int {}
+
+impl Int {
+    /// Makes the file in `net`. May sleep.
+    ///
+    /// Fails with `ENOMEM` if it can't be made, also when it is there already.
+    pub fn new<'a>(
+        net: &'a Namespace,
+        definition: &'static Definition,
+    ) -> impl PinInit<Self, Error> + 'a {
+        pin_init!(&this in Self {
+            value: Opaque::new(definition.default),
+            table: Opaque::new(raw::ctl_table {
+                procname: definition.name.as_ptr().cast(),
+                // SAFETY: Only the address of the field is taken.
+                data: unsafe { (&raw mut (*this.as_ptr()).value).cast() },
+                maxlen: size_of::<c_int>() as c_int,
+                mode: 0o644,
+                proc_handler: Some(raw::proc_dointvec_minmax),
+                extra1: ptr::from_ref(&definition.min).cast_mut().cast(),
+                extra2: ptr::from_ref(&definition.max).cast_mut().cast(),
+                ..pin_init::zeroed()
+            }),
+            header: {
+                // SAFETY: The table and its data are initialized, stay where
+                // they are, and are unregistered before they go; the namespace
+                // outlives us.
+                let header = unsafe {
+                    raw::register_net_sysctl_sz(
+                        net.as_ptr(),
+                        definition.directory.as_ptr().cast(),
+                        (&raw mut (*this.as_ptr()).table).cast(),
+                        1,
+                    )
+                };
+                if header.is_null() {
+                    return Err(ENOMEM);
+                }
+                header
+            },
+        }? Error)
+    }
+
+    /// Returns the value. Any context.
+    pub fn get(&self) -> c_int {
+        // SAFETY: It is initialized, and proc_dointvec_minmax() writes it at
+        // once.
+        unsafe { self.value.get().read_volatile() }
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Int {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant it is registered. This waits for those
+        // who are reading or writing it.
+        unsafe { raw::unregister_net_sysctl_table(self.header) }
+    }
+}

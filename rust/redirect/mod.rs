@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Serving a function of the kernel in its place, without a patch.
+//!
+//! ftrace calls us where the function begins, and we let it go on at a
+//! function of ours instead. That needs the function to be traceable, and the
+//! kernel to have `CONFIG_DYNAMIC_FTRACE_WITH_ARGS`.
+//!
+//! Each call is decided by itself, so a [`Target`] can leave some to the
+//! kernel. Dropping a [`Redirect`] ends new calls first, then waits for those
+//! that run.
+//!
+//! C header: `include/linux/ftrace.h`
+
+mod btf;
+mod gate;
+mod prototype;
+mod signature;
+
+pub use gate::Gate;
+pub use prototype::{CType, Prototype};
+
+use crate::raw;
+use core::{marker::PhantomData, pin::Pin};
+use kernel::{error::to_result, ffi::c_ulong, prelude::*, types::Opaque};
+
+/// A function of the kernel that a module serves in its place.
+///
+/// # Safety
+///
+/// `REPLACEMENT` must be fit to be called with whatever the kernel calls the
+/// function of this name and type with, and must take the pass of `GATE` first
+/// of all and keep it until it returns.
+pub unsafe trait Target: Send + Sync + 'static {
+    /// Name of the function; no other function may have it.
+    const NAME: &'static CStr;
+
+    /// Name of the module that it may be in.
+    const MODULE: &'static CStr;
+
+    /// Its type, an `unsafe extern "C" fn`.
+    type Function: Prototype;
+
+    /// What is called in its place.
+    const REPLACEMENT: Self::Function;
+
+    /// Counts the calls that are under way. One `static` for each target.
+    const GATE: &'static Gate;
+
+    /// Whether to serve a call rather than leave it to the kernel.
+    ///
+    /// Called with preemption disabled, where the function is called, and
+    /// possibly with its locks held.
+    fn serves(&self, arguments: &Arguments<'_>) -> bool;
+}
+
+/// The arguments of a call that is to be decided on.
+pub struct Arguments<'a> {
+    registers: *mut raw::ftrace_regs,
+    _call: PhantomData<&'a raw::ftrace_regs>,
+}
+
+impl Arguments<'_> {
+    /// Returns the argument at this place, counted from 0.
+    pub(crate) fn raw<T>(&self, place: i32) -> *mut T {
+        // SAFETY: The registers are those of the call, which ftrace keeps
+        // while its callback runs.
+        unsafe { raw::xfrm_next_ftrace_argument(self.registers, place) as *mut T }
+    }
+}
+
+/// A redirection that is in force.
+///
+/// # Invariants
+///
+/// `ops` is registered, and its private pointer is to `target`.
+#[pin_data(PinnedDrop)]
+pub struct Redirect<T: Target> {
+    #[pin]
+    ops: Opaque<raw::ftrace_ops>,
+    #[pin]
+    target: T,
+}
+
+// SAFETY: ftrace has locks of its own, and `T` is `Send`.
+unsafe impl<T: Target> Send for Redirect<T> {}
+// SAFETY: There are no methods.
+unsafe impl<T: Target> Sync for Redirect<T> {}
+
+/// We set the instruction pointer, which nobody may switch off.
+const FLAGS: c_ulong =
+    (raw::FTRACE_OPS_FL_IPMODIFY | raw::FTRACE_OPS_FL_PERMANENT) as c_ulong;
+
+impl<T: Target> Redirect<T> {
+    /// Redirects. May sleep.
+    ///
+    /// Fails, and says why in the log: `ENOENT` if there is no such function
+    /// (or it can't be traced), `EPROTO` if its type is another one than the
+    /// module was written for, `EBUSY` if somebody else has redirected it.
+    pub fn new(target: T) -> impl PinInit<Self, Error> {
+        pin_init!(&this in Self {
+            target,
+            ops <- Opaque::try_ffi_init(|ops: *mut raw::ftrace_ops| {
+                // SAFETY: `ops` is ours to write and stays in place. Only the
+                // address of `target` is taken, which is initialized.
+                unsafe {
+                    ops.write(raw::ftrace_ops {
+                        func: Some(Self::enter),
+                        flags: FLAGS,
+                        private: (&raw mut (*this.as_ptr()).target).cast(),
+                        ..pin_init::zeroed()
+                    })
+                };
+                Self::register(ops)
+            }),
+        }? Error)
+    }
+
+    fn register(ops: *mut raw::ftrace_ops) -> Result {
+        let name = T::NAME.to_str().unwrap_or("?");
+        signature::check::<T::Function>(T::MODULE, name)?;
+
+        // SAFETY: `ops` is initialized and not registered; the name is only
+        // read. The kernel's prototype lacks a `const`.
+        to_result(unsafe {
+            let bytes = T::NAME.to_bytes();
+            raw::ftrace_set_filter(ops, bytes.as_ptr().cast_mut().cast(), bytes.len() as i32, 1)
+        })
+        .map_err(|_| {
+            pr_err!("{name}(): this kernel has no such function, or ftrace can't trace it\n");
+            ENOENT
+        })?;
+
+        // SAFETY: `ops` is initialized, and is unregistered in `drop` before
+        // its memory goes.
+        to_result(unsafe { raw::register_ftrace_function(ops) }).inspect_err(|&e| {
+            if e == EBUSY {
+                pr_err!("{name}(): a live patch or another module has redirected it, or kernel.ftrace_enabled is 0\n");
+            } else {
+                pr_err!("{name}(): can't be redirected: {e:?}\n");
+            }
+            // SAFETY: `ops` isn't registered.
+            unsafe { raw::ftrace_free_filter(ops) };
+        })
+    }
+
+    /// ftrace calls this, with preemption disabled, where the function begins.
+    unsafe extern "C" fn enter(
+        _ip: c_ulong,
+        _parent_ip: c_ulong,
+        ops: *mut raw::ftrace_ops,
+        registers: *mut raw::ftrace_regs,
+    ) {
+        // SAFETY: By the type invariant; `target` is dropped after `ops` is
+        // unregistered.
+        let target: &T = unsafe { &*(*ops).private.cast() };
+        let arguments = Arguments {
+            registers,
+            _call: PhantomData,
+        };
+
+        if target.serves(&arguments) {
+            T::GATE.enter();
+            // SAFETY: The registers are those of this call, and the target's
+            // safety requirements make the replacement fit for it.
+            unsafe { raw::xfrm_next_ftrace_set_ip(registers, T::REPLACEMENT.address()) };
+        }
+    }
+}
+
+#[pinned_drop]
+impl<T: Target> PinnedDrop for Redirect<T> {
+    fn drop(self: Pin<&mut Self>) {
+        let ops = self.ops.get();
+
+        // SAFETY: By the type invariant it is registered. When this returns,
+        // `enter` runs nowhere.
+        let err = unsafe { raw::unregister_ftrace_function(ops) };
+        // It fails only if ftrace has shut itself down after a bug of its own.
+        if err != 0 {
+            pr_crit!("{:?}(): can't be given back ({err})\n", T::NAME);
+        }
+        T::GATE.drain();
+        // SAFETY: `ops` isn't registered any more.
+        unsafe { raw::ftrace_free_filter(ops) };
+    }
+}

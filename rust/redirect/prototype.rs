@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The type of a C function, written down once: as a Rust function pointer.
+
+use core::fmt;
+use kernel::ffi::{c_int, c_ulong};
+
+/// A C type that can be told by its name.
+pub trait CType {
+    /// Writes the type as C declares it.
+    fn write(f: &mut dyn fmt::Write) -> fmt::Result;
+}
+
+impl CType for c_int {
+    fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+        f.write_str("int")
+    }
+}
+
+impl<T: CType> CType for *mut T {
+    fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+        T::write(f)?;
+        f.write_str(" *")
+    }
+}
+
+/// A function pointer whose C prototype can be told.
+pub trait Prototype: Copy + 'static {
+    /// Writes the prototype without names, like `int (struct net *)`.
+    fn write(f: &mut dyn fmt::Write) -> fmt::Result;
+
+    /// Returns where the function begins.
+    fn address(self) -> c_ulong;
+}
+
+macro_rules! prototype {
+    ($first:ident $(, $rest:ident)*) => {
+        impl<Ret, $first, $($rest),*> Prototype
+            for unsafe extern "C" fn($first, $($rest),*) -> Ret
+        where
+            Ret: CType + 'static,
+            $first: CType + 'static,
+            $($rest: CType + 'static),*
+        {
+            fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+                Ret::write(f)?;
+                f.write_str(" (")?;
+                $first::write(f)?;
+                $(
+                    f.write_str(", ")?;
+                    $rest::write(f)?;
+                )*
+                f.write_str(")")
+            }
+
+            fn address(self) -> c_ulong {
+                self as usize as c_ulong
+            }
+        }
+    };
+}
+
+prototype!(A);
+prototype!(A, B);
+prototype!(A, B, C);
+prototype!(A, B, C, D);
+prototype!(A, B, C, D, E);
+prototype!(A, B, C, D, E, F);

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Messages of NETLINK_XFRM: serving requests, announcing events.
+//!
+//! C source: `net/xfrm/xfrm_user.c`
+
+use crate::{
+    net::{netlink::Request, Message, Namespace},
+    raw,
+    redirect::{Arguments, CType, Gate, Target},
+};
+use core::fmt;
+use kernel::{error::to_result, ffi::c_int, prelude::*, sync::rcu};
+
+macro_rules! c_structs {
+    ($($name:ident),*) => {$(
+        impl CType for raw::$name {
+            fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+                f.write_str(concat!("struct ", stringify!($name)))
+            }
+        }
+    )*};
+}
+
+c_structs!(sk_buff, nlmsghdr, nlattr, netlink_ext_ack);
+
+/// The type of the functions that serve requests.
+type Doit = unsafe extern "C" fn(
+    *mut raw::sk_buff,
+    *mut raw::nlmsghdr,
+    *mut *mut raw::nlattr,
+    *mut raw::netlink_ext_ack,
+) -> c_int;
+
+/// Serves `XFRM_MSG_MIGRATE_STATE` in the kernel's place.
+///
+/// Capabilities, the length of the fixed part, the attributes' lengths and
+/// which of them are allowed have been checked, and messages of 32-bit senders
+/// translated, before either is called.
+pub trait MigrateState: Send + Sync + 'static {
+    /// Whether to serve the requests of this namespace. Called with preemption
+    /// disabled and `xfrm_cfg_mutex` held.
+    fn serves(&self, net: &Namespace) -> bool;
+
+    /// Serves one. May sleep; `xfrm_cfg_mutex` is held.
+    fn serve(request: Request<'_>) -> Result;
+}
+
+/// Redirects `xfrm_do_migrate_state()` to `H`.
+pub struct MigrateStateTarget<H>(pub H);
+
+static MIGRATE_STATE_GATE: Gate = Gate::new();
+
+// SAFETY: The replacement has the function's own type, and takes and keeps the
+// pass of the gate.
+unsafe impl<H: MigrateState> Target for MigrateStateTarget<H> {
+    const NAME: &'static CStr = c"xfrm_do_migrate_state";
+    const MODULE: &'static CStr = c"xfrm_user";
+    type Function = Doit;
+    const REPLACEMENT: Doit = migrate_state::<H>;
+    const GATE: &'static Gate = &MIGRATE_STATE_GATE;
+
+    fn serves(&self, arguments: &Arguments<'_>) -> bool {
+        // SAFETY: The first argument of a `Doit` is the skb of a request,
+        // whose socket keeps the namespace.
+        let net = unsafe { Namespace::from_raw(raw::xfrm_next_skb_sock_net(arguments.raw(0))) };
+        self.0.serves(net)
+    }
+}
+
+unsafe extern "C" fn migrate_state<H: MigrateState>(
+    skb: *mut raw::sk_buff,
+    nlh: *mut raw::nlmsghdr,
+    attrs: *mut *mut raw::nlattr,
+    extack: *mut raw::netlink_ext_ack,
+) -> c_int {
+    let _pass = MIGRATE_STATE_GATE.pass();
+    const COUNT: usize = raw::xfrm_attr_type_t___XFRMA_MAX as usize;
+
+    // SAFETY: xfrm_user_rcv_msg() calls a `Doit` with what it has parsed: a
+    // table of `XFRMA_MAX` + 1 attributes.
+    let request = unsafe { Request::from_raw(skb, nlh, attrs, COUNT, extack) };
+    match H::serve(request) {
+        Ok(()) => 0,
+        Err(e) => e.to_errno(),
+    }
+}
+
+/// Fails with `EPROTO` if the kernel takes messages of another size than `T`
+/// for this type. Also keeps xfrm_user, which serves them, from being unloaded.
+pub fn check_size<T>(kind: u16) -> Result {
+    // SAFETY: A constant table of xfrm_user, for each type of message.
+    let sizes = unsafe { &*(&raw const raw::xfrm_msg_min) };
+    let place = usize::from(kind) - raw::XFRM_MSG_BASE as usize;
+
+    if sizes.get(place).copied() != Some(size_of::<T>() as c_int) {
+        pr_err!("message {kind}: this kernel has another structure for it\n");
+        return Err(EPROTO);
+    }
+    Ok(())
+}
+
+/// Whether anybody in `net` listens to this multicast group. Any context.
+pub fn has_listeners(net: &Namespace, group: u32) -> bool {
+    let _rcu = rcu::Guard::new();
+
+    // SAFETY: The socket is valid under RCU if it isn't null.
+    unsafe {
+        let sk = raw::xfrm_next_nlsk(net.as_ptr());
+        !sk.is_null() && raw::netlink_has_listeners(sk, group) != 0
+    }
+}
+
+/// Sends `message` to those in `net` who listen to this multicast group, with
+/// a translation for 32-bit ones where the kernel has that. Any context.
+///
+/// Fails with `ESRCH` if there is nobody, `ENOBUFS` if somebody didn't get it,
+/// `EPIPE` if the namespace is ending, `ENOMEM`. Mirrors
+/// `xfrm_nlmsg_multicast()`.
+pub fn multicast(net: &Namespace, message: Message, group: u32) -> Result {
+    let (skb, header) = message.finish();
+    let _rcu = rcu::Guard::new();
+
+    // SAFETY: The skb is ours and each way out gives it away. The socket and
+    // the translator are valid under RCU and with a reference.
+    unsafe {
+        let sk = raw::xfrm_next_nlsk(net.as_ptr());
+        let translated = if sk.is_null() {
+            Err(EPIPE)
+        } else {
+            translate(skb, header)
+        };
+        if let Err(e) = translated {
+            raw::xfrm_next_nlmsg_free(skb);
+            return Err(e);
+        }
+        to_result(raw::xfrm_next_nlmsg_multicast(sk, skb, 0, group))
+    }
+}
+
+/// # Safety
+///
+/// `header` is that of the one message in `skb`, which is ours.
+unsafe fn translate(skb: *mut raw::sk_buff, header: *mut raw::nlmsghdr) -> Result {
+    // SAFETY: The caller promises it; the translator comes with a reference.
+    unsafe {
+        let translator = raw::xfrm_next_get_translator();
+        let Some(table) = translator.as_ref() else {
+            return Ok(());
+        };
+        let result = match table.alloc_compat {
+            Some(alloc) => to_result(alloc(skb, header)),
+            None => Ok(()),
+        };
+        raw::xfrm_next_put_translator(translator);
+        result
+    }
+}

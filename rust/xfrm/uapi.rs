@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The structures that user space sees, as `include/uapi/linux/xfrm.h` has
+//! them.
+//!
+//! Host byte order, except for addresses, SPIs and ports: those are kept as
+//! the bytes that are on the wire. [`super::state`] checks the layouts against
+//! the kernel's headers when the module is built; nothing here depends on the
+//! kernel, so that the logic on top can be tested anywhere.
+
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Message type of `XFRM_MSG_MIGRATE_STATE`.
+pub const MSG_MIGRATE_STATE: u16 = 41;
+/// Multicast group in which migrations are announced, `XFRMNLGRP_MIGRATE`.
+pub const GROUP_MIGRATE: u32 = 7;
+
+/// Attribute types of `enum xfrm_attr_type_t` that a migration knows.
+pub mod attr {
+    /// `struct xfrm_encap_tmpl`.
+    pub const ENCAP: u16 = 4;
+    /// `struct xfrm_mark`.
+    pub const MARK: u16 = 21;
+    /// `struct xfrm_user_offload`.
+    pub const OFFLOAD_DEV: u16 = 28;
+    /// u32, value of the output mark.
+    pub const SET_MARK: u16 = 29;
+    /// u32, mask of the output mark.
+    pub const SET_MARK_MASK: u16 = 30;
+    /// u32, seconds between reports of a changed NAT mapping.
+    pub const MTIMER_THRESH: u16 = 32;
+    /// u8, direction of the SA.
+    pub const SA_DIR: u16 = 33;
+    /// u32, seconds between NAT keepalives.
+    pub const NAT_KEEPALIVE_INTERVAL: u16 = 34;
+}
+
+/// `AF_UNSPEC`.
+pub const AF_UNSPEC: u16 = 0;
+/// `AF_INET`.
+pub const AF_INET: u16 = 2;
+/// `AF_INET6`.
+pub const AF_INET6: u16 = 10;
+
+/// `IPPROTO_ESP`.
+pub const IPPROTO_ESP: u8 = 50;
+/// `IPPROTO_AH`.
+pub const IPPROTO_AH: u8 = 51;
+/// `IPPROTO_COMP`.
+pub const IPPROTO_COMP: u8 = 108;
+
+/// `XFRM_MIGRATE_STATE_CLEAR_OFFLOAD`.
+pub const CLEAR_OFFLOAD: u32 = 1;
+/// `XFRM_MIGRATE_STATE_UPDATE_H2H_SEL`.
+pub const UPDATE_H2H_SEL: u32 = 2;
+/// `XFRM_STATE_AF_UNSPEC`, in the flags of an SA.
+pub const STATE_AF_UNSPEC: u8 = 32;
+/// `XFRM_SA_DIR_OUT`.
+pub const SA_DIR_OUT: u8 = 2;
+/// `UDP_ENCAP_ESPINUDP`.
+pub const UDP_ENCAP_ESPINUDP: u16 = 2;
+/// `XFRM_OFFLOAD_INBOUND`, in [`Offload::flags`].
+pub const OFFLOAD_INBOUND: u8 = 2;
+/// `XFRM_OFFLOAD_PACKET`, in [`Offload::flags`].
+pub const OFFLOAD_PACKET: u8 = 4;
+
+/// `xfrm_address_t`: four or sixteen bytes in network order, as the family
+/// that stands beside it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Address(pub [u8; 16]);
+
+impl Address {
+    /// Returns the address without what lies beyond the length of `family`.
+    pub fn trimmed(mut self, family: u16) -> Self {
+        if family != AF_INET6 {
+            self.0[4..].fill(0);
+        }
+        self
+    }
+
+    /// Compares as addresses of `family`, like `xfrm_addr_equal()`.
+    pub fn equals(&self, other: &Self, family: u16) -> bool {
+        self.trimmed(family) == other.trimmed(family)
+    }
+}
+
+/// `struct xfrm_usersa_id`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Id {
+    pub daddr: Address,
+    /// Network byte order.
+    pub spi: [u8; 4],
+    pub family: u16,
+    pub proto: u8,
+    pub pad: u8,
+}
+
+/// `struct xfrm_mark`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Mark {
+    /// Value.
+    pub v: u32,
+    /// Mask.
+    pub m: u32,
+}
+
+impl Mark {
+    /// Whether there is a mark at all: `{0, 0}` matches everything.
+    pub fn is_set(&self) -> bool {
+        (self.v | self.m) != 0
+    }
+
+    /// The mark as an SA stores it: no bit of the value outside the mask.
+    pub fn masked(self) -> Self {
+        Self {
+            v: self.v & self.m,
+            m: self.m,
+        }
+    }
+}
+
+/// `struct xfrm_selector`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Selector {
+    pub daddr: Address,
+    pub saddr: Address,
+    /// Network byte order, like the next three.
+    pub dport: [u8; 2],
+    pub dport_mask: [u8; 2],
+    pub sport: [u8; 2],
+    pub sport_mask: [u8; 2],
+    pub family: u16,
+    pub prefixlen_d: u8,
+    pub prefixlen_s: u8,
+    pub proto: u8,
+    pub pad: [u8; 3],
+    pub ifindex: i32,
+    pub user: u32,
+}
+
+impl Selector {
+    /// Returns the selector with unused bytes of its addresses zeroed.
+    pub fn trimmed(self) -> Self {
+        Self {
+            daddr: self.daddr.trimmed(self.family),
+            saddr: self.saddr.trimmed(self.family),
+            pad: [0; 3],
+            ..self
+        }
+    }
+}
+
+/// `struct xfrm_user_migrate_state`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MigrateState {
+    pub id: Id,
+    pub new_daddr: Address,
+    pub new_saddr: Address,
+    pub old_mark: Mark,
+    pub new_sel: Selector,
+    pub new_reqid: u32,
+    pub flags: u32,
+    pub new_family: u16,
+    pub reserved: u16,
+}
+
+/// `struct xfrm_encap_tmpl`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Encap {
+    pub encap_type: u16,
+    /// Network byte order, like the next.
+    pub sport: [u8; 2],
+    pub dport: [u8; 2],
+    pub pad: [u8; 2],
+    pub oa: Address,
+}
+
+/// `struct xfrm_user_offload`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Offload {
+    pub ifindex: i32,
+    pub flags: u8,
+    pub pad: [u8; 3],
+}
