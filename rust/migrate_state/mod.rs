@@ -213,9 +213,10 @@ fn prepare(old: &State, plan: &Plan, extack: &mut ExtAck<'_>) -> Result<NewState
     new.init(extack).inspect_err(|_| {
         extack.set_weak(format_args!("Failed to initialize migrated state"));
     })?;
-    new.offload(plan.offload.as_ref(), extack).inspect_err(|_| {
-        extack.set_weak(format_args!("State migration clone failed"));
-    })?;
+    new.offload(plan.offload.as_ref(), extack)
+        .inspect_err(|_| {
+            extack.set_weak(format_args!("State migration clone failed"));
+        })?;
     Ok(new)
 }
 

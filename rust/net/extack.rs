@@ -8,7 +8,6 @@ use crate::raw;
 use core::{
     fmt::{self, Write},
     marker::PhantomData,
-    ptr,
 };
 
 /// The extended acknowledgement of a request that is being served.
@@ -81,7 +80,7 @@ impl Write for Buffer<'_> {
         let text = &s.as_bytes()[..s.len().min(room)];
 
         for (to, from) in self.bytes[self.used..].iter_mut().zip(text) {
-            *to = *from as kernel::ffi::c_char;
+            *to = *from;
         }
         self.used += text.len();
         self.bytes[self.used] = 0;
@@ -108,7 +107,7 @@ mod tests {
     fn holds_what_fits() {
         let (ack, len) = written(format_args!("Unknown flags: {:#x}", 4));
         assert_eq!(len, 18);
-        assert_eq!(ack._msg_buf[17] as u8, b'4');
+        assert_eq!(ack._msg_buf[17], b'4');
     }
 
     #[test]
@@ -124,7 +123,7 @@ mod tests {
         let mut wrapped = unsafe { ExtAck::from_raw(&mut ack) };
         wrapped.set_weak(format_args!("first"));
         wrapped.set_weak(format_args!("second"));
-        assert_eq!(ack._msg_buf[0] as u8, b'f');
-        assert!(!ptr::eq(ack._msg, ptr::null()));
+        assert_eq!(ack._msg_buf[0], b'f');
+        assert!(!ack._msg.is_null());
     }
 }

@@ -45,7 +45,9 @@ impl Message {
             return Err(EMSGSIZE);
         }
         // SAFETY: nlmsg_put() has reserved this many bytes behind the header.
-        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), header.add(1).cast(), bytes.len()) };
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), header.add(1).cast(), bytes.len())
+        };
         Ok(this)
     }
 

@@ -44,7 +44,6 @@ unsafe impl Sync for Slot {}
 
 impl Slot {
     /// Makes a slot for a `static`.
-    #[expect(clippy::new_without_default)]
     pub const fn new() -> Self {
         Self(Opaque::new(0))
     }

@@ -53,7 +53,7 @@ impl Int {
         pin_init!(&this in Self {
             value: Opaque::new(definition.default),
             table: Opaque::new(raw::ctl_table {
-                procname: definition.name.as_ptr().cast(),
+                procname: definition.name.as_char_ptr(),
                 // SAFETY: Only the address of the field is taken.
                 data: unsafe { (&raw mut (*this.as_ptr()).value).cast() },
                 maxlen: size_of::<c_int>() as c_int,
@@ -70,7 +70,7 @@ impl Int {
                 let header = unsafe {
                     raw::register_net_sysctl_sz(
                         net.as_ptr(),
-                        definition.directory.as_ptr().cast(),
+                        definition.directory.as_char_ptr(),
                         (&raw mut (*this.as_ptr()).table).cast(),
                         1,
                     )

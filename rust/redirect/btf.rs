@@ -103,12 +103,7 @@ struct Type {
 impl<'a> Types<'a> {
     /// Puts the blobs together. `index` has the offsets that
     /// [`Blob::for_each`] tells, `of_base` of them for the base.
-    pub fn new(
-        base: Blob<'a>,
-        module: Option<Blob<'a>>,
-        index: &'a [u32],
-        of_base: usize,
-    ) -> Self {
+    pub fn new(base: Blob<'a>, module: Option<Blob<'a>>, index: &'a [u32], of_base: usize) -> Self {
         Self {
             base,
             module,
@@ -154,11 +149,7 @@ impl<'a> Types<'a> {
     }
 
     /// Writes the prototype of `function` without names, if there is one.
-    pub fn prototype(
-        &self,
-        function: &str,
-        out: &mut dyn Write,
-    ) -> Result<Option<()>, Unreadable> {
+    pub fn prototype(&self, function: &str, out: &mut dyn Write) -> Result<Option<()>, Unreadable> {
         // A module's functions come last.
         for id in (1..=self.index.len() as u32).rev() {
             let t = self.get(id)?;

@@ -88,8 +88,7 @@ unsafe impl<T: Target> Send for Redirect<T> {}
 unsafe impl<T: Target> Sync for Redirect<T> {}
 
 /// We set the instruction pointer, which nobody may switch off.
-const FLAGS: c_ulong =
-    (raw::FTRACE_OPS_FL_IPMODIFY | raw::FTRACE_OPS_FL_PERMANENT) as c_ulong;
+const FLAGS: c_ulong = (raw::FTRACE_OPS_FL_IPMODIFY | raw::FTRACE_OPS_FL_PERMANENT) as c_ulong;
 
 impl<T: Target> Redirect<T> {
     /// Redirects. May sleep.
@@ -145,6 +144,10 @@ impl<T: Target> Redirect<T> {
     }
 
     /// ftrace calls this, with preemption disabled, where the function begins.
+    ///
+    /// # Safety
+    ///
+    /// `ops` is that of a `Self`, `registers` are those of the call.
     unsafe extern "C" fn enter(
         _ip: c_ulong,
         _parent_ip: c_ulong,

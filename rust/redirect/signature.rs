@@ -92,7 +92,7 @@ impl File {
         // the whole file is allocated, and nobody is told its size.
         let len = unsafe {
             raw::kernel_read_file_from_path_initns(
-                path.as_ptr().cast(),
+                path.as_char_ptr(),
                 0,
                 &mut data,
                 i32::MAX as usize,

@@ -68,6 +68,9 @@ unsafe impl<H: MigrateState> Target for MigrateStateTarget<H> {
     }
 }
 
+/// # Safety
+///
+/// The arguments are what xfrm_user_rcv_msg() passes to a [`Doit`].
 unsafe extern "C" fn migrate_state<H: MigrateState>(
     skb: *mut raw::sk_buff,
     nlh: *mut raw::nlmsghdr,
@@ -90,7 +93,7 @@ unsafe extern "C" fn migrate_state<H: MigrateState>(
 /// for this type. Also keeps xfrm_user, which serves them, from being unloaded.
 pub fn check_size<T>(kind: u16) -> Result {
     // SAFETY: A constant table of xfrm_user, for each type of message.
-    let sizes = unsafe { &*(&raw const raw::xfrm_msg_min) };
+    let sizes = unsafe { &raw::xfrm_msg_min };
     let place = usize::from(kind) - raw::XFRM_MSG_BASE as usize;
 
     if sizes.get(place).copied() != Some(size_of::<T>() as c_int) {

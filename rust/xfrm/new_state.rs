@@ -61,11 +61,7 @@ impl NewState {
     ///
     /// Fails as `xfrm_dev_state_add()` does. A device that can't offload
     /// crypto at all is no failure: the SA is done in software then.
-    pub fn offload(
-        &mut self,
-        offload: Option<&uapi::Offload>,
-        extack: &mut ExtAck<'_>,
-    ) -> Result {
+    pub fn offload(&mut self, offload: Option<&uapi::Offload>, extack: &mut ExtAck<'_>) -> Result {
         // SAFETY: The SA is ours and initialized.
         unsafe { raw::xfrm_set_type_offload(self.ptr.as_ptr(), offload.is_some()) };
         let Some(offload) = offload else {
@@ -149,7 +145,7 @@ fn apply(x: &mut raw::xfrm_state, changes: &Changes) -> Result {
     x.props.family = changes.family;
     x.props.reqid = changes.reqid;
     // SAFETY: The layouts are the same (`layout.rs`).
-    x.sel = unsafe { core::mem::transmute::<uapi::Selector, _>(changes.selector) };
+    x.sel = unsafe { core::mem::transmute::<uapi::Selector, raw::xfrm_selector>(changes.selector) };
     x.mark = mark(changes.mark);
     x.props.smark = mark(changes.output_mark);
     x.mapping_maxage = changes.mapping_maxage;

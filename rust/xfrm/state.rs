@@ -121,7 +121,11 @@ impl State {
     fn selector(&self) -> uapi::Selector {
         // SAFETY: The layouts are the same (`layout.rs`), and any bytes are a
         // selector.
-        unsafe { (&raw const (*self.as_ptr()).sel).cast::<uapi::Selector>().read() }
+        unsafe {
+            (&raw const (*self.as_ptr()).sel)
+                .cast::<uapi::Selector>()
+                .read()
+        }
     }
 
     fn encap(&self) -> Option<Encap> {

@@ -66,7 +66,9 @@ pub const OFFLOAD_PACKET: u8 = 4;
 
 /// `xfrm_address_t`: four or sixteen bytes in network order, as the family
 /// that stands beside it says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(transparent)]
 pub struct Address(pub [u8; 16]);
 
@@ -86,7 +88,9 @@ impl Address {
 }
 
 /// `struct xfrm_usersa_id`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Id {
     pub daddr: Address,
@@ -98,7 +102,9 @@ pub struct Id {
 }
 
 /// `struct xfrm_mark`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Mark {
     /// Value.
@@ -123,7 +129,9 @@ impl Mark {
 }
 
 /// `struct xfrm_selector`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Selector {
     pub daddr: Address,
@@ -155,7 +163,9 @@ impl Selector {
 }
 
 /// `struct xfrm_user_migrate_state`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct MigrateState {
     pub id: Id,
@@ -170,7 +180,9 @@ pub struct MigrateState {
 }
 
 /// `struct xfrm_encap_tmpl`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Encap {
     pub encap_type: u16,
@@ -182,7 +194,9 @@ pub struct Encap {
 }
 
 /// `struct xfrm_user_offload`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Offload {
     pub ifindex: i32,
