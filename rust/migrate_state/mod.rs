@@ -157,7 +157,8 @@ fn migrate(
     extack: &mut ExtAck<'_>,
 ) -> Result<ARef<State>, Failure> {
     let old = find(net, request)?;
-    let plan = Plan::new(request, &old.snapshot())?;
+    let sa = old.snapshot();
+    let plan = Plan::new(request, &sa)?;
 
     if plan.moves {
         let mark = plan.changes.mark;
@@ -180,7 +181,7 @@ fn migrate(
     Ok(new)
 }
 
-/// Finds the SA, and checks that it is one that may be migrated.
+/// Finds the SA, if the sender may delete it.
 fn find(net: &Namespace, request: &Request) -> Result<ARef<State>, Failure> {
     let header = &request.header;
     let mark = header.old_mark.masked();
@@ -190,17 +191,6 @@ fn find(net: &Namespace, request: &Request) -> Result<ARef<State>, Failure> {
     if let Err(e) = old.may_delete() {
         old.audit_deleted(false);
         return Err(e.into());
-    }
-    let sa = old.snapshot();
-    match sa.proto {
-        uapi::IPPROTO_ESP | uapi::IPPROTO_AH | uapi::IPPROTO_COMP => {}
-        _ => return Err(Refusal::Protocol.into()),
-    }
-    if sa.kernel_owned {
-        return Err(Refusal::KernelOwned.into());
-    }
-    if sa.larval {
-        return Err(Refusal::Larval.into());
     }
     Ok(old)
 }

@@ -25,6 +25,7 @@ pub struct Plan {
 impl Plan {
     /// Makes the plan, or says why there can be none.
     pub fn new(request: &Request, old: &Snapshot) -> Result<Self, Refusal> {
+        check_kind(old)?;
         let header = &request.header;
         let selector = new_selector(request, old)?;
         let encap = new_encap(request, old)?;
@@ -69,6 +70,21 @@ impl Plan {
                 || mark != old.mark,
         })
     }
+}
+
+/// Checks that the SA is user space's, and complete.
+fn check_kind(old: &Snapshot) -> Result<(), Refusal> {
+    match old.proto {
+        uapi::IPPROTO_ESP | uapi::IPPROTO_AH | uapi::IPPROTO_COMP => {}
+        _ => return Err(Refusal::Protocol),
+    }
+    if old.kernel_owned {
+        return Err(Refusal::KernelOwned);
+    }
+    if old.larval {
+        return Err(Refusal::Larval);
+    }
+    Ok(())
 }
 
 fn new_selector(request: &Request, old: &Snapshot) -> Result<Selector, Refusal> {

@@ -29,6 +29,10 @@ const FLOAT: u32 = 16;
 const TYPE_TAG: u32 = 18;
 const ENUM64: u32 = 19;
 
+/// How many types may stand between a parameter and a name; broken BTF can go
+/// round in circles.
+const DEPTH: u32 = 8;
+
 /// Bytes that follow the three words of a type, by its kind.
 fn trailer(kind: u32, vlen: usize) -> Result<usize, Unreadable> {
     Ok(match kind {
@@ -165,37 +169,38 @@ impl<'a> Types<'a> {
         if t.kind != FUNC_PROTO {
             return Err(Unreadable);
         }
-        self.write_type(t.target, out)?;
+        self.write_type(t.target, DEPTH, out)?;
         put(out, " (")?;
         let (types, at) = self.locate(id)?;
         for n in 0..t.vlen {
             if n > 0 {
                 put(out, ", ")?;
             }
-            self.write_type(word(types, at + 12 + n * 8 + 4)?, out)?;
+            self.write_type(word(types, at + 12 + n * 8 + 4)?, DEPTH, out)?;
         }
         put(out, ")")
     }
 
-    fn write_type(&self, id: u32, out: &mut dyn Write) -> Result<(), Unreadable> {
+    fn write_type(&self, id: u32, depth: u32, out: &mut dyn Write) -> Result<(), Unreadable> {
         if id == 0 {
             return put(out, "void");
         }
         let t = self.get(id)?;
+        let rest = depth.checked_sub(1).ok_or(Unreadable)?;
         let prefix = match t.kind {
             STRUCT | FWD => "struct ",
             UNION => "union ",
             ENUM | ENUM64 => "enum ",
             INT | FLOAT | TYPEDEF => "",
             PTR => {
-                self.write_type(t.target, out)?;
+                self.write_type(t.target, rest, out)?;
                 return put(out, " *");
             }
             CONST => {
                 put(out, "const ")?;
-                return self.write_type(t.target, out);
+                return self.write_type(t.target, rest, out);
             }
-            VOLATILE | RESTRICT | TYPE_TAG => return self.write_type(t.target, out),
+            VOLATILE | RESTRICT | TYPE_TAG => return self.write_type(t.target, rest, out),
             _ => return Err(Unreadable),
         };
         put(out, prefix)?;
@@ -213,15 +218,16 @@ pub struct Line {
     used: usize,
 }
 
-impl Line {
-    /// Makes an empty line.
-    pub fn new() -> Self {
+impl Default for Line {
+    fn default() -> Self {
         Self {
             bytes: [0; 240],
             used: 0,
         }
     }
+}
 
+impl Line {
     /// Returns what has been written.
     pub fn text(&self) -> &str {
         core::str::from_utf8(&self.bytes[..self.used]).unwrap_or("")

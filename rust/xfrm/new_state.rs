@@ -309,8 +309,11 @@ unsafe fn take_timers(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
         if raw::xfrm_next_hrtimer_active(&raw mut (*old).mtimer) {
             raw::xfrm_next_hrtimer_copy_start(&raw mut (*new).mtimer, &raw const (*old).mtimer);
         }
+        // Not pending means that the next packet's event is overdue already.
         if raw::xfrm_next_timer_pending(&raw const (*old).rtimer) {
             raw::mod_timer(&raw mut (*new).rtimer, (*old).rtimer.expires);
+        } else {
+            raw::timer_delete(&raw mut (*new).rtimer);
         }
     }
 }

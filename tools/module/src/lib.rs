@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's own sources, in the places that they have in its crate, as far
+//! as they don't depend on the kernel.
+
+#[path = "../../../rust/migrate_state"]
+pub mod migrate_state {
+    pub mod plan;
+    pub mod refusal;
+    pub mod request;
+}
+
+#[path = "../../../rust/redirect"]
+pub mod redirect {
+    pub mod btf;
+}
+
+#[path = "../../../rust/xfrm"]
+pub mod xfrm {
+    pub mod snapshot;
+    pub mod uapi;
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's logic, without a kernel.
+
+mod btf;
+mod common;
+mod plan;
+mod request;

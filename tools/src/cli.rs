@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The command line: `xfrm-next [OPTIONS] OBJECT [COMMAND] [WORDS]`.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+
+use crate::args::Args;
+use crate::command::{Command, COMMANDS};
+use crate::error::{Error, Result, SUCCESS};
+use crate::link::NamespaceLinks;
+use crate::output::{Form, Output};
+
+/// What the command line says.
+enum Request<'a> {
+    Help,
+    Version,
+    Batch(&'a str),
+    Run(&'static Command, Form, Args<'a>),
+}
+
+/// Runs the command line and gives the exit status.
+pub fn main(words: &[String]) -> u8 {
+    let result = match parse(Args::new(words)) {
+        Ok(request) => run(request, &mut io::stdout().lock()),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(status) => status,
+        Err(error) if error.is_broken_pipe() => SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            error.status()
+        }
+    }
+}
+
+fn run(request: Request<'_>, to: &mut dyn Write) -> Result<u8> {
+    let text = match request {
+        Request::Batch(file) => return batch(file, to),
+        Request::Help => usage(),
+        Request::Version => format!("xfrm-next {}\n", env!("CARGO_PKG_VERSION")),
+        Request::Run(command, form, args) => {
+            return (command.run)(args, &mut Output::new(form, to), &NamespaceLinks);
+        }
+    };
+    to.write_all(text.as_bytes())
+        .map_err(Error::system("Cannot write"))?;
+    Ok(SUCCESS)
+}
+
+/// Runs the lines of a file, as `ip -batch` does: up to the first that fails.
+fn batch(file: &str, to: &mut dyn Write) -> Result<u8> {
+    let failed = |e| Error::system("Cannot read the batch")(e);
+    let lines: Box<dyn BufRead> = match file {
+        "-" => Box::new(io::stdin().lock()),
+        _ => Box::new(BufReader::new(File::open(file).map_err(failed)?)),
+    };
+    for (number, line) in lines.lines().enumerate() {
+        let line = line.map_err(failed)?;
+        let words: Vec<String> = line.split_whitespace().map(String::from).collect();
+        if words.first().is_none_or(|word| word.starts_with('#')) {
+            continue;
+        }
+        let outcome = match parse(Args::new(&words))? {
+            Request::Batch(_) => Err(Error::Usage("A batch can't hold a batch.".into())),
+            request => run(request, to),
+        };
+        match outcome {
+            Ok(SUCCESS) => {}
+            stop => {
+                eprintln!("Command failed {file}:{}", number + 1);
+                return stop;
+            }
+        }
+    }
+    Ok(SUCCESS)
+}
+
+fn parse(mut args: Args<'_>) -> Result<Request<'_>> {
+    let (mut json, mut pretty) = (false, false);
+    let object = loop {
+        match args.next() {
+            None | Some("help" | "-h" | "-help" | "--help") => return Ok(Request::Help),
+            Some("-V" | "-Version" | "--version") => return Ok(Request::Version),
+            Some("-j" | "-json") => json = true,
+            Some("-p" | "-pretty") => pretty = true,
+            Some("-b" | "-batch") => {
+                let missing =
+                    || Error::Usage("Option \"-batch\" wants a file, - for stdin.".into());
+                return args.next().map(Request::Batch).ok_or_else(missing);
+            }
+            Some(word) if word.starts_with('-') => {
+                return Err(Error::Usage(format!(
+                    "Option \"{word}\" is unknown, try \"xfrm-next -help\"."
+                )));
+            }
+            Some(object) => break object,
+        }
+    };
+    let form = match (json, pretty) {
+        (false, _) => Form::Text,
+        (true, false) => Form::Json,
+        (true, true) => Form::PrettyJson,
+    };
+    match command(object, &mut args)? {
+        Some(command) if args.peek() != Some("help") => Ok(Request::Run(command, form, args)),
+        _ => Ok(Request::Help),
+    }
+}
+
+/// Finds the command of an object; None if help is wanted.
+fn command(object: &str, args: &mut Args<'_>) -> Result<Option<&'static Command>> {
+    let commands: Vec<_> = COMMANDS.iter().filter(|c| c.object == object).collect();
+    match commands.as_slice() {
+        [] => Err(Error::Usage(format!(
+            "Object \"{object}\" is unknown, try \"xfrm-next help\"."
+        ))),
+        [only] if only.verb.is_empty() => Ok(Some(only)),
+        several => match args.next() {
+            None | Some("help") => Ok(None),
+            Some(verb) => match several.iter().find(|command| command.verb == verb) {
+                Some(command) => Ok(Some(command)),
+                None => Err(Error::Usage(format!(
+                    "Command \"{verb}\" is unknown, try \"xfrm-next {object} help\"."
+                ))),
+            },
+        },
+    }
+}
+
+fn usage() -> String {
+    let mut text = String::new();
+    for command in COMMANDS {
+        text += "Usage: xfrm-next [ OPTIONS ] ";
+        text += command.usage;
+    }
+    text += "\
+       xfrm-next -b[atch] { FILE | - }
+OPTIONS := { -j[son] | -p[retty] | -h[elp] | -V[ersion] }
+
+Exit status: 0 success; 1 no socket, no permission to listen, or no answer in time;
+2 the kernel refused; 255 the command line is wrong.
+\"probe\" has statuses of its own, see there.
+";
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::words;
+
+    fn outcome(line: &str) -> String {
+        let words = words(line);
+        match parse(Args::new(&words)) {
+            Ok(Request::Help) => "help".into(),
+            Ok(Request::Version) => "version".into(),
+            Ok(Request::Batch(file)) => format!("batch {file}"),
+            Ok(Request::Run(command, form, args)) => {
+                format!(
+                    "{} {} {form:?} {:?}",
+                    command.object,
+                    command.verb,
+                    args.count()
+                )
+            }
+            Err(error) => format!("{} {error}", error.status()),
+        }
+    }
+
+    #[test]
+    fn finds_commands() {
+        assert_eq!(outcome("probe"), "probe  Text 0");
+        assert_eq!(outcome("-p probe"), "probe  Text 0");
+        assert_eq!(outcome("-j state migrate a b"), "state migrate Json 2");
+        assert_eq!(
+            outcome("-json -pretty monitor migrate"),
+            "monitor migrate PrettyJson 0"
+        );
+    }
+
+    #[test]
+    fn helps() {
+        for line in [
+            "",
+            "help",
+            "-h",
+            "-j -help",
+            "state",
+            "state help",
+            "probe help",
+        ] {
+            assert_eq!(outcome(line), "help", "{line:?}");
+        }
+        assert_eq!(outcome("state migrate help"), "help");
+        assert_eq!(outcome("-V"), "version");
+        assert!(usage().contains("state migrate"));
+    }
+
+    #[test]
+    fn batches() {
+        assert_eq!(outcome("-batch -"), "batch -");
+        assert_eq!(outcome("-b file"), "batch file");
+        assert_eq!(
+            outcome("-b"),
+            "255 Option \"-batch\" wants a file, - for stdin."
+        );
+    }
+
+    #[test]
+    fn refuses() {
+        assert_eq!(
+            outcome("frob"),
+            "255 Object \"frob\" is unknown, try \"xfrm-next help\"."
+        );
+        assert_eq!(
+            outcome("state frob"),
+            "255 Command \"frob\" is unknown, try \"xfrm-next state help\"."
+        );
+        assert_eq!(
+            outcome("-q probe"),
+            "255 Option \"-q\" is unknown, try \"xfrm-next -help\"."
+        );
+    }
+}
