@@ -49,8 +49,8 @@ pub unsafe trait Target: Send + Sync + 'static {
 
     /// Whether to serve a call rather than leave it to the kernel.
     ///
-    /// Called with preemption disabled, where the function is called, and
-    /// possibly with its locks held.
+    /// Called where the function is called, with the locks of that: it must
+    /// not sleep.
     fn serves(&self, arguments: &Arguments<'_>) -> bool;
 }
 
@@ -143,7 +143,7 @@ impl<T: Target> Redirect<T> {
         })
     }
 
-    /// ftrace calls this, with preemption disabled, where the function begins.
+    /// ftrace calls this where the function begins.
     ///
     /// # Safety
     ///

@@ -38,8 +38,8 @@ type Doit = unsafe extern "C" fn(
 /// which of them are allowed have been checked, and messages of 32-bit senders
 /// translated, before either is called.
 pub trait MigrateState: Send + Sync + 'static {
-    /// Whether to serve the requests of this namespace. Called with preemption
-    /// disabled and `xfrm_cfg_mutex` held.
+    /// Whether to serve the requests of this namespace. Must not sleep;
+    /// `xfrm_cfg_mutex` is held.
     fn serves(&self, net: &Namespace) -> bool;
 
     /// Serves one. May sleep; `xfrm_cfg_mutex` is held.
