@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The two implementations of XFRM_MSG_MIGRATE_STATE, and how to choose.
+
+The module serves a network namespace unless its sysctl says 0; without the
+module the kernel's own handler serves.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+
+C, RUST = "c", "rust"
+NEITHER = "module"      # tests that load the module and throw the switch themselves
+NAME = "xfrm_next"
+SWITCH = "/proc/sys/net/xfrm_next/migrate_state"
+KO = os.environ.get("XFRM_NEXT_KO")
+
+SYS_DELETE_MODULE, SYS_FINIT_MODULE = 176, 313     # x86-64
+libc = ctypes.CDLL(None, use_errno=True)
+_current = C
+
+
+def _syscall(*args):
+    if libc.syscall(*args) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def insmod(path):
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _syscall(SYS_FINIT_MODULE, fd, b"", 0)
+    finally:
+        os.close(fd)
+
+
+def rmmod(name):
+    _syscall(SYS_DELETE_MODULE, name.encode(), os.O_NONBLOCK)
+
+
+def loaded():
+    return os.path.isdir(f"/sys/module/{NAME}")
+
+
+def refcount():
+    with open(f"/sys/module/{NAME}/refcnt") as f:
+        return int(f.read())
+
+
+def switch(value=None):
+    """Reads the sysctl of the network namespace we are in, or writes it."""
+    if value is None:
+        with open(SWITCH) as f:
+            return f.read().strip()
+    with open(SWITCH, "w") as f:
+        f.write(f"{value}\n")
+
+
+@contextlib.contextmanager
+def module():
+    """The module loaded, if we know it, and afterwards as it was."""
+    ours = bool(KO) and os.path.exists(KO) and not loaded()
+    if ours:
+        try:
+            insmod(KO)
+        except OSError as why:
+            if why.errno != errno.EEXIST:
+                raise
+    try:
+        yield
+    finally:
+        if ours and loaded():
+            rmmod(NAME)
+
+
+def use(name):
+    """Chooses the handler for the namespaces made from now on."""
+    from lib.ktap import Skip
+    global _current
+    if name == RUST and not loaded():
+        raise Skip("XFRM_NEXT_KO names no module")
+    _current = name
+
+
+def apply():
+    """Sets the chosen handler in the network namespace we are in."""
+    if loaded() and _current in (C, RUST):
+        switch(int(_current == RUST))

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Simulated network devices that take over ESP with AES-GCM-128."""
+
+import ctypes
+import os
+import re
+import subprocess
+
+from lib import handler, ktap
+
+BUS = "/sys/bus/netdevsim"
+DEBUG = "/sys/kernel/debug"
+
+
+def mount_debugfs():
+    if os.path.isdir(DEBUG) and not os.listdir(DEBUG):
+        handler.libc.mount(b"debugfs", DEBUG.encode(), b"debugfs", 0, ctypes.c_void_p())
+
+
+def prepare():
+    """The module and debugfs, or Skip."""
+    if not os.path.isdir(BUS):
+        subprocess.run(["modprobe", "netdevsim"], check=False, capture_output=True)
+    if not os.path.isdir(BUS):
+        raise ktap.Skip("no netdevsim")
+    mount_debugfs()
+    if not os.path.isdir(DEBUG + "/netdevsim"):
+        raise ktap.Skip("no debugfs")
+
+
+class Device:
+    """A device with one port in a network namespace, gone with the block."""
+
+    def __init__(self, ns):
+        prepare()
+        used = {int(d[len("netdevsim"):]) for d in os.listdir(BUS + "/devices")}
+        self.number = next(n for n in range(1, 1 << 16) if n not in used)
+        before = ns.links()
+        with ns.inside():
+            _write("new_device", f"{self.number} 1")
+        self.name, = ns.links() - before
+        ns.up(self.name)
+        self.ifindex = ns.ifindex(self.name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        _write("del_device", str(self.number))
+
+    def state(self):
+        """(SAs held, packets sent through one)."""
+        with open(f"{DEBUG}/netdevsim/netdevsim{self.number}/ports/0/ipsec") as f:
+            return tuple(map(int, re.match(r"SA count=(\d+) tx=(\d+)", f.read()).groups()))
+
+    def held(self):
+        return self.state()[0]
+
+
+def _write(name, text):
+    with open(f"{BUS}/{name}", "w") as f:
+        f.write(text)
