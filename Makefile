@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0
+# The work is in scripts/; these are its names. Kbuild builds the module.
+
+SHELL := /bin/bash
+FLAVOUR ?= test
+
+.PHONY: help kdir setup kernel module cli vm demo test lint fmt clean clean-cache
+.DEFAULT_GOAL := $(if $(KDIR),kdir,help)
+
+kdir:
+	@scripts/module --kdir "$(KDIR)"
+
+help:
+	@echo 'make demo          see it work, in a VM'
+	@echo 'make test          all tests'
+	@echo 'make KDIR=DIR      build the module for the kernel built in DIR (>= 7.2, with Rust)'
+	@echo
+	@echo 'make setup         check the tools, install what is missing (the others do it too)'
+	@echo 'make kernel        build the test kernel; FLAVOUR=debug: the one with KASAN, lockdep, ...'
+	@echo 'make module        build the module for that kernel'
+	@echo 'make cli           build the command xfrm-next'
+	@echo 'make vm            a shell in that kernel'
+	@echo 'make lint          rustfmt, clippy, checkpatch, shellcheck, and where unsafe may be'
+	@echo 'make fmt           format the Rust code'
+	@echo 'make clean         remove what was built here'
+	@echo 'make clean-cache   remove the kernels and tools from the cache'
+
+setup:
+	@scripts/setup
+
+kernel:
+	@scripts/kernel $(FLAVOUR)
+
+module:
+	@scripts/module $(FLAVOUR)
+
+cli:
+	@scripts/cargo build --release
+
+vm: cli
+	@scripts/vm --kernel $(FLAVOUR)
+
+demo:
+	@scripts/demo
+
+test:
+	@scripts/test
+
+lint:
+	@scripts/lint
+
+fmt:
+	@scripts/lint --fix
+
+clean:
+	rm -rf build tools/target
+
+clean-cache:
+	@source scripts/lib.sh && rm -rf "$$cache"
