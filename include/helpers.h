@@ -9,7 +9,9 @@
 #include <linux/types.h>
 
 struct ftrace_regs;
+struct hlist_node;
 struct hrtimer;
+struct list_head;
 struct net;
 struct netlink_ext_ack;
 struct nlmsghdr;
@@ -19,13 +21,15 @@ struct timer_list;
 struct xfrm_algo;
 struct xfrm_algo_aead;
 struct xfrm_algo_auth;
+struct xfrm_offload;
+struct xfrm_skb_cb;
 struct xfrm_state;
 struct xfrm_translator;
 struct xfrm_user_offload;
 struct xfrm_user_sec_ctx;
 
 /* ftrace */
-unsigned long xfrm_next_ftrace_argument(struct ftrace_regs *fregs, int n);
+unsigned long xfrm_next_ftrace_first_argument(struct ftrace_regs *fregs);
 void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip);
 void xfrm_next_synchronize_rcu_tasks(void);
 
@@ -68,6 +72,22 @@ int xfrm_next_dev_state_add(struct net *net, struct xfrm_state *x,
 			    struct netlink_ext_ack *extack);
 void xfrm_next_dev_state_delete(struct xfrm_state *x);
 void xfrm_next_dev_state_update_stats(struct xfrm_state *x);
+
+/* retired states */
+void xfrm_next_state_lock_nested(struct xfrm_state *x);
+void xfrm_next_state_unlock_nested(struct xfrm_state *x);
+void xfrm_next_hlist_del_init_rcu(struct hlist_node *node);
+void xfrm_next_list_del_init(struct list_head *entry);
+void xfrm_next_audit_state_replay(struct xfrm_state *x, struct sk_buff *skb,
+				  __be32 seq);
+void xfrm_next_audit_state_replay_overflow(struct xfrm_state *x,
+					   struct sk_buff *skb);
+
+/* packets */
+struct xfrm_skb_cb *xfrm_next_skb_cb(struct sk_buff *skb);
+struct xfrm_offload *xfrm_next_skb_offload(struct sk_buff *skb);
+unsigned int xfrm_next_skb_len(const struct sk_buff *skb);
+unsigned int xfrm_next_skb_gso_segs(const struct sk_buff *skb);
 
 /* security and audit */
 int xfrm_next_security_state_alloc(struct xfrm_state *x,

@@ -16,7 +16,7 @@
 #error "xfrm_next needs a kernel built with CONFIG_RUST=y"
 #endif
 #ifndef CONFIG_DYNAMIC_FTRACE_WITH_ARGS
-#error "xfrm_next needs CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE=y (with arguments) to redirect kernel functions"
+#error "xfrm_next needs CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE=y, with arguments"
 #endif
 #ifndef CONFIG_XFRM_MIGRATE
 #error "xfrm_next needs CONFIG_XFRM_MIGRATE=y"

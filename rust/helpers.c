@@ -19,9 +19,9 @@
 
 MODULE_VERSION(XFRM_NEXT_VERSION);
 
-unsigned long xfrm_next_ftrace_argument(struct ftrace_regs *fregs, int n)
+unsigned long xfrm_next_ftrace_first_argument(struct ftrace_regs *fregs)
 {
-	return ftrace_regs_get_argument(fregs, n);
+	return ftrace_regs_get_argument(fregs, 0);
 }
 
 void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip)
@@ -182,6 +182,58 @@ void xfrm_next_dev_state_delete(struct xfrm_state *x)
 void xfrm_next_dev_state_update_stats(struct xfrm_state *x)
 {
 	xfrm_dev_state_update_stats(x);
+}
+
+void xfrm_next_state_lock_nested(struct xfrm_state *x)
+{
+	spin_lock_nested(&x->lock, SINGLE_DEPTH_NESTING);
+}
+
+void xfrm_next_state_unlock_nested(struct xfrm_state *x)
+{
+	spin_unlock(&x->lock);
+}
+
+void xfrm_next_hlist_del_init_rcu(struct hlist_node *node)
+{
+	hlist_del_init_rcu(node);
+}
+
+void xfrm_next_list_del_init(struct list_head *entry)
+{
+	list_del_init(entry);
+}
+
+unsigned int xfrm_next_skb_len(const struct sk_buff *skb)
+{
+	return skb->len;
+}
+
+void xfrm_next_audit_state_replay(struct xfrm_state *x, struct sk_buff *skb,
+				  __be32 seq)
+{
+	xfrm_audit_state_replay(x, skb, seq);
+}
+
+void xfrm_next_audit_state_replay_overflow(struct xfrm_state *x,
+					   struct sk_buff *skb)
+{
+	xfrm_audit_state_replay_overflow(x, skb);
+}
+
+struct xfrm_skb_cb *xfrm_next_skb_cb(struct sk_buff *skb)
+{
+	return XFRM_SKB_CB(skb);
+}
+
+struct xfrm_offload *xfrm_next_skb_offload(struct sk_buff *skb)
+{
+	return xfrm_offload(skb);
+}
+
+unsigned int xfrm_next_skb_gso_segs(const struct sk_buff *skb)
+{
+	return skb_is_gso(skb) ? skb_shinfo(skb)->gso_segs : 1;
 }
 
 int xfrm_next_security_state_alloc(struct xfrm_state *x,

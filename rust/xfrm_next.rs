@@ -34,7 +34,7 @@ struct XfrmNext {
 impl kernel::InPlaceModule for XfrmNext {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            migrate_state <- migrate_state::serve(),
+            migrate_state <- migrate_state::Service::new(),
             _: {
                 pr_info!(
                     "{} for Linux {}: serves XFRM_MSG_MIGRATE_STATE\n",

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+from pathlib import Path
 
 from lib import handler, ktap, xfrm
 from lib.ktap import equal, true
@@ -55,6 +56,17 @@ def serves_while_loaded():
         equal(server(old), handler.C, "handler after rmmod")
         with old.inside():
             true(not os.path.exists(handler.SWITCH), "the sysctl outlives the module")
+
+
+def unit_tests_pass():
+    """Those in the module itself, which run when it is loaded."""
+    with loaded():
+        suites = list(Path("/sys/kernel/debug/kunit").glob("xfrm_next*/results"))
+        if not suites:
+            raise ktap.Skip("no CONFIG_KUNIT, or no debugfs")
+        for suite in suites:
+            results = suite.read_text()
+            true("not ok" not in results and "\nok " in results, results)
 
 
 def switch_is_per_namespace():
@@ -170,7 +182,7 @@ def comes_and_goes_under_load():
 
 if __name__ == "__main__":
     ktap.main([
-        serves_while_loaded, switch_is_per_namespace, switch_refuses_other_values,
+        serves_while_loaded, unit_tests_pass, switch_is_per_namespace, switch_refuses_other_values,
         switch_starts_over_with_the_module, second_insmod_is_refused, sas_outlive_the_module,
         open_switch_does_not_hold_the_module, comes_and_goes_under_load],
               handlers=(handler.NEITHER,), load=False)

@@ -26,7 +26,9 @@ use crate::{
     xfrm::{
         lookup,
         messages::{self, MigrateStateTarget},
-        new_state, uapi, NewState, State,
+        new_state,
+        retired::{Grave, Retirement},
+        uapi, NewState, State,
     },
 };
 use kernel::{
@@ -39,15 +41,27 @@ use request::Request;
 use zerocopy::FromBytes;
 
 /// Serving the message; dropping it gives the message back to the kernel.
-pub type Service = Redirect<MigrateStateTarget<Handler>>;
+#[pin_data]
+pub struct Service {
+    // Dropped first: nothing is retired any more when retirement ends.
+    #[pin]
+    redirect: Redirect<MigrateStateTarget<Handler>>,
+    #[pin]
+    retirement: Retirement,
+}
 
-/// Starts to serve the message in all namespaces. May sleep.
-pub fn serve() -> impl PinInit<Service, Error> {
-    pin_init::pin_init_scope(|| {
-        messages::check_size::<uapi::MigrateState>(uapi::MSG_MIGRATE_STATE)?;
-        let settings = Arc::pin_init(Registration::new(), GFP_KERNEL)?;
-        Ok(Redirect::new(MigrateStateTarget(Handler { settings })))
-    })
+impl Service {
+    /// Starts to serve the message in all namespaces. May sleep.
+    pub fn new() -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            messages::check_size::<uapi::MigrateState>(uapi::MSG_MIGRATE_STATE)?;
+            let settings = Arc::pin_init(Registration::new(), GFP_KERNEL)?;
+            Ok(try_pin_init!(Self {
+                retirement <- Retirement::new(),
+                redirect <- Redirect::new(MigrateStateTarget(Handler { settings })),
+            }))
+        })
+    }
 }
 
 /// What each namespace can set.
@@ -174,7 +188,8 @@ fn migrate(
     }
 
     let new = prepare(&old, &plan, extack)?;
-    let new = switch(&old, new)?;
+    let grave = Grave::new()?;
+    let new = switch(&old, new, grave)?;
     old.audit_deleted(true);
     new.audit_added();
     new_state::resolve_larval(&new);
@@ -211,7 +226,7 @@ fn prepare(old: &State, plan: &Plan, extack: &mut ExtAck<'_>) -> Result<NewState
 }
 
 /// Puts the new SA in the place of the old one.
-fn switch(old: &State, new: NewState) -> Result<ARef<State>, Refusal> {
+fn switch(old: &State, new: NewState, grave: Grave) -> Result<ARef<State>, Refusal> {
     let locked = old.lock();
 
     if !locked.is_valid() {
@@ -220,5 +235,5 @@ fn switch(old: &State, new: NewState) -> Result<ARef<State>, Refusal> {
         old.audit_deleted(false);
         return Err(Refusal::Deleted);
     }
-    Ok(locked.replace(new))
+    Ok(locked.replace(new, grave))
 }

@@ -35,8 +35,8 @@ pub unsafe trait Target: Send + Sync + 'static {
     /// Name of the function; no other function may have it.
     const NAME: &'static CStr;
 
-    /// Name of the module that it may be in.
-    const MODULE: &'static CStr;
+    /// Name of the module that it may be in; `None` if it is always built in.
+    const MODULE: Option<&'static CStr>;
 
     /// Its type, an `unsafe extern "C" fn`.
     type Function: Prototype;
@@ -61,11 +61,11 @@ pub struct Arguments<'a> {
 }
 
 impl Arguments<'_> {
-    /// Returns the argument at this place, counted from 0.
-    pub(crate) fn raw<T>(&self, place: i32) -> *mut T {
+    /// Returns the first argument, which is a pointer.
+    pub(crate) fn first<T>(&self) -> *mut T {
         // SAFETY: The registers are those of the call, which ftrace keeps
         // while its callback runs.
-        unsafe { raw::xfrm_next_ftrace_argument(self.registers, place) as *mut T }
+        unsafe { raw::xfrm_next_ftrace_first_argument(self.registers) as *mut T }
     }
 }
 

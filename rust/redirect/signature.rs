@@ -15,14 +15,14 @@ use kernel::{ffi::c_void, prelude::*, str::CString};
 ///
 /// Where the kernel has no BTF, or none that can be read, nothing can be
 /// checked and nothing fails.
-pub(super) fn check<F: Prototype>(module: &CStr, name: &str) -> Result {
+pub(super) fn check<F: Prototype>(module: Option<&CStr>, name: &str) -> Result {
     let mut ours = Line::default();
     F::write(&mut ours).map_err(|_| EINVAL)?;
 
     let Some(base) = File::read(c"vmlinux")? else {
         return Ok(());
     };
-    let module = File::read(module)?;
+    let module = module.map_or(Ok(None), File::read)?;
     let mut theirs = Line::default();
     match prototype(&base, module.as_ref(), name, &mut theirs)? {
         Ok(Some(())) if theirs.text() != ours.text() => {

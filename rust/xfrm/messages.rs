@@ -22,7 +22,7 @@ macro_rules! c_structs {
     )*};
 }
 
-c_structs!(sk_buff, nlmsghdr, nlattr, netlink_ext_ack);
+c_structs!(sk_buff, nlmsghdr, nlattr, netlink_ext_ack, xfrm_state);
 
 /// The type of the functions that serve requests.
 type Doit = unsafe extern "C" fn(
@@ -55,7 +55,7 @@ static MIGRATE_STATE_GATE: Gate = Gate::new();
 // pass of the gate.
 unsafe impl<H: MigrateState> Target for MigrateStateTarget<H> {
     const NAME: &'static CStr = c"xfrm_do_migrate_state";
-    const MODULE: &'static CStr = c"xfrm_user";
+    const MODULE: Option<&'static CStr> = Some(c"xfrm_user");
     type Function = Doit;
     const REPLACEMENT: Doit = migrate_state::<H>;
     const GATE: &'static Gate = &MIGRATE_STATE_GATE;
@@ -63,7 +63,7 @@ unsafe impl<H: MigrateState> Target for MigrateStateTarget<H> {
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
         // SAFETY: The first argument of a `Doit` is the skb of a request,
         // whose socket keeps the namespace.
-        let net = unsafe { Namespace::from_raw(raw::xfrm_next_skb_sock_net(arguments.raw(0))) };
+        let net = unsafe { Namespace::from_raw(raw::xfrm_next_skb_sock_net(arguments.first())) };
         self.0.serves(net)
     }
 }

@@ -9,10 +9,13 @@
 //!
 //! C header: `include/net/xfrm.h`
 
+mod in_flight;
 mod layout;
 pub mod lookup;
 pub mod messages;
 pub mod new_state;
+mod replay;
+pub mod retired;
 pub mod snapshot;
 pub mod state;
 pub mod uapi;

@@ -5,7 +5,12 @@
 //! Mirrors `xfrm_state_clone_and_setup()`, `xfrm_state_migrate_create()` and
 //! `xfrm_state_migrate_install()` of `net/xfrm/xfrm_state.c`.
 
-use super::{snapshot::Changes, state::Locked, uapi, State};
+use super::{
+    retired::{close_window, Grave},
+    snapshot::Changes,
+    state::Locked,
+    uapi, State,
+};
 use crate::{net::ExtAck, raw};
 use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::aref::ARef};
@@ -262,21 +267,32 @@ impl Locked<'_> {
     ///
     /// The new one can be found before the old one can't any more, and nobody
     /// counts a packet on the old one in between: that needs the lock. Packets
-    /// that are being handled by the old one when it is locked are refused
-    /// afterwards, except by input that has passed its check of the state.
-    pub fn replace(self, new: NewState) -> ARef<State> {
+    /// that are being handled by the old one go on, with the new one's numbers
+    /// and window, for a grace period; but not if a device knows the old one,
+    /// which must forget it at once.
+    pub fn replace(self, new: NewState, grave: Grave) -> ARef<State> {
         let new = ManuallyDrop::new(new).ptr.as_ptr();
         let old = self.as_ptr();
 
-        // SAFETY: `new` is ours and complete, and `old` is locked. The
-        // reference that we had goes to the tables; one more is returned.
+        // SAFETY: `new` is ours and complete, and `old` is locked, valid and
+        // so in the tables. The reference that we had goes to the tables; one
+        // more is returned.
         unsafe {
             take_counters(new, old);
             raw::xfrm_next_state_hold(new);
-            raw::xfrm_state_insert(new);
-            take_timers(new, old);
-            raw::__xfrm_state_delete(old);
-            ARef::from_raw(NonNull::new_unchecked(new).cast())
+            let held: ARef<State> = ARef::from_raw(NonNull::new_unchecked(new).cast());
+            if (*old).xso.dev.is_null() {
+                let named = grave.succeed(NonNull::new_unchecked(old.cast()), held.clone());
+                raw::xfrm_state_insert(new);
+                take_timers(new, old);
+                named.retire(old);
+            } else {
+                raw::xfrm_state_insert(new);
+                take_timers(new, old);
+                raw::__xfrm_state_delete(old);
+                close_window(old);
+            }
+            held
         }
     }
 }

@@ -162,6 +162,11 @@ impl State {
         })
     }
 
+    /// Whether it serves packets: it has keys, and isn't deleted or expired.
+    pub(super) fn is_valid(&self) -> bool {
+        self.phase() == raw::XFRM_STATE_VALID
+    }
+
     /// `XFRM_STATE_*`: where the SA is in its life.
     fn phase(&self) -> u32 {
         // SAFETY: The SA is valid; one access.
@@ -217,7 +222,7 @@ impl Locked<'_> {
     /// Whether the SA serves packets: it has keys, and isn't deleted or
     /// expired.
     pub fn is_valid(&self) -> bool {
-        self.state.phase() == raw::XFRM_STATE_VALID
+        self.state.is_valid()
     }
 
     pub(super) fn as_ptr(&self) -> *mut raw::xfrm_state {

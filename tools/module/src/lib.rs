@@ -17,6 +17,7 @@ pub mod redirect {
 
 #[path = "../../../rust/xfrm"]
 pub mod xfrm {
+    pub mod replay;
     pub mod snapshot;
     pub mod uapi;
 }

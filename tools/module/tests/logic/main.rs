@@ -5,4 +5,5 @@
 mod btf;
 mod common;
 mod plan;
+mod replay;
 mod request;

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Traffic and requests at the speed that races need. The tests start it in
+ * their network namespaces; each command prints one line when it ends, on its
+ * own or by SIGTERM.
+ *
+ *   flood send SRC DST PORT          numbered datagrams: "SENT ERRORS"
+ *   flood receive ADDR PORT          "DIFFERENT REPEATED"
+ *   flood request COUNT < MESSAGES   netlink requests, over and over again:
+ *                                    "DONE", then "ERRNO TIMES" of failures
+ *   flood tap DEV FILE               frames that come in at DEV: "FRAMES"
+ *   flood replay DEV FILE            sends them again: "FRAMES"
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/netlink.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PAYLOAD		1200
+#define FRAME		2048
+#define NUMBERS		(1UL << 26)
+
+static volatile sig_atomic_t stop;
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	stop = 1;
+}
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static socklen_t address(const char *text, int port,
+			 struct sockaddr_storage *ss)
+{
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)ss;
+	struct sockaddr_in *in = (struct sockaddr_in *)ss;
+
+	memset(ss, 0, sizeof(*ss));
+	if (inet_pton(AF_INET, text, &in->sin_addr) == 1) {
+		in->sin_family = AF_INET;
+		in->sin_port = htons(port);
+		return sizeof(*in);
+	}
+	if (inet_pton(AF_INET6, text, &in6->sin6_addr) == 1) {
+		in6->sin6_family = AF_INET6;
+		in6->sin6_port = htons(port);
+		return sizeof(*in6);
+	}
+	fprintf(stderr, "%s: no address\n", text);
+	exit(1);
+}
+
+static int udp(const char *addr, int port)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = address(addr, port, &ss);
+	int fd = socket(ss.ss_family, SOCK_DGRAM, 0), size = 1 << 24;
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&ss, len))
+		die(addr);
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size));
+	return fd;
+}
+
+static int do_send(char **argv)
+{
+	unsigned long sent = 0, errors = 0;
+	struct sockaddr_storage ss;
+	socklen_t len = address(argv[1], atoi(argv[2]), &ss);
+	int fd = udp(argv[0], 0);
+	char payload[PAYLOAD] = {};
+
+	if (connect(fd, (struct sockaddr *)&ss, len))
+		die("connect");
+	while (!stop) {
+		uint64_t number = sent + errors;
+
+		memcpy(payload, &number, sizeof(number));
+		if (send(fd, payload, sizeof(payload), 0) == sizeof(payload))
+			sent++;
+		else if (errno != EINTR)
+			errors++;
+	}
+	printf("%lu %lu\n", sent, errors);
+	return 0;
+}
+
+static int do_receive(char **argv)
+{
+	unsigned long different = 0, repeated = 0;
+	unsigned char *seen = calloc(NUMBERS / 8, 1);
+	int fd = udp(argv[0], atoi(argv[1]));
+	struct timeval patience = { .tv_usec = 200000 };
+	char payload[FRAME];
+	uint64_t number;
+	ssize_t len;
+
+	if (!seen)
+		die("calloc");
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	/* What has been queued when the signal comes counts. */
+	while ((len = recv(fd, payload, sizeof(payload), 0)) >= 0 || !stop) {
+		if (len != PAYLOAD)
+			continue;
+		memcpy(&number, payload, sizeof(number));
+		if (number >= NUMBERS)
+			continue;
+		if (seen[number / 8] & 1 << number % 8)
+			repeated++;
+		else
+			different++;
+		seen[number / 8] |= 1 << number % 8;
+	}
+	printf("%lu %lu\n", different, repeated);
+	return 0;
+}
+
+/* Sends one request and gives the errno of its acknowledgment. */
+static int request(int fd, struct nlmsghdr *nlh)
+{
+	static unsigned int seq;
+	union {
+		struct nlmsghdr nlh;
+		char bytes[FRAME];
+	} reply;
+
+	nlh->nlmsg_seq = ++seq;
+	if (send(fd, nlh, nlh->nlmsg_len, 0) < 0)
+		die("send");
+	for (;;) {
+		if (recv(fd, &reply, sizeof(reply), 0) < 0) {
+			if (errno == EINTR)
+				continue;
+			die("recv");
+		}
+		if (reply.nlh.nlmsg_type == NLMSG_ERROR &&
+		    reply.nlh.nlmsg_seq == seq)
+			return -((struct nlmsgerr *)NLMSG_DATA(&reply.nlh))->error;
+	}
+}
+
+static int do_request(char **argv)
+{
+	static unsigned long failures[4096];
+	static char messages[1 << 16];
+	unsigned long left = strtoul(argv[0], NULL, 0), done = 0;
+	int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_XFRM);
+	int size = fread(messages, 1, sizeof(messages), stdin);
+
+	if (fd < 0)
+		die("socket");
+	while (left && !stop) {
+		struct nlmsghdr *nlh = (struct nlmsghdr *)messages;
+		int rest = size;
+
+		for (; NLMSG_OK(nlh, (unsigned int)rest);
+		     nlh = NLMSG_NEXT(nlh, rest)) {
+			int err = request(fd, nlh);
+
+			if (err)
+				failures[err & 4095]++;
+			else
+				done++;
+		}
+		left--;
+	}
+	printf("%lu", done);
+	for (int err = 0; err < 4096; err++)
+		if (failures[err])
+			printf(" %d %lu", err, failures[err]);
+	printf("\n");
+	return 0;
+}
+
+static int packet(const char *dev)
+{
+	struct sockaddr_ll ll = {
+		.sll_family = AF_PACKET,
+		.sll_protocol = htons(ETH_P_ALL),
+		.sll_ifindex = if_nametoindex(dev),
+	};
+	int fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL)), size = 1 << 26;
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&ll, sizeof(ll)))
+		die(dev);
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size));
+	return fd;
+}
+
+static int do_tap(char **argv)
+{
+	struct timeval patience = { .tv_usec = 200000 };
+	int fd = packet(argv[0]);
+	FILE *file = fopen(argv[1], "w");
+	unsigned long frames = 0;
+	struct sockaddr_ll from;
+	char frame[FRAME];
+	ssize_t len;
+
+	if (!file)
+		die(argv[1]);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	for (;;) {
+		socklen_t size = sizeof(from);
+
+		len = recvfrom(fd, frame, sizeof(frame), 0,
+			       (struct sockaddr *)&from, &size);
+		if (len < 0 && stop)
+			break;
+		if (len <= 0 || from.sll_pkttype == PACKET_OUTGOING)
+			continue;
+		if (fwrite(&len, sizeof(len), 1, file) != 1 ||
+		    fwrite(frame, len, 1, file) != 1)
+			die(argv[1]);
+		frames++;
+	}
+	if (fclose(file))
+		die(argv[1]);
+	printf("%lu\n", frames);
+	return 0;
+}
+
+static int do_replay(char **argv)
+{
+	int fd = packet(argv[0]);
+	FILE *file = fopen(argv[1], "r");
+	unsigned long frames = 0;
+	char frame[FRAME];
+	ssize_t len;
+
+	if (!file)
+		die(argv[1]);
+	while (!stop && fread(&len, sizeof(len), 1, file) == 1) {
+		if (len > FRAME || fread(frame, len, 1, file) != 1)
+			die(argv[1]);
+		while (send(fd, frame, len, 0) != len)
+			if (errno != ENOBUFS && errno != EINTR)
+				die("send");
+		frames++;
+	}
+	printf("%lu\n", frames);
+	return 0;
+}
+
+static const struct command {
+	const char *name;
+	int args;
+	int (*run)(char **argv);
+} commands[] = {
+	{ "send", 3, do_send },
+	{ "receive", 2, do_receive },
+	{ "request", 1, do_request },
+	{ "tap", 2, do_tap },
+	{ "replay", 2, do_replay },
+};
+
+int main(int argc, char **argv)
+{
+	struct sigaction action = { .sa_handler = on_signal };
+
+	/* Without SA_RESTART: waiting ends. */
+	sigaction(SIGTERM, &action, NULL);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (argc >= 2 && !strcmp(argv[1], commands[i].name) &&
+		    argc - 2 == commands[i].args)
+			return commands[i].run(argv + 2);
+	fprintf(stderr, "usage: see the top of flood.c\n");
+	return 2;
+}
