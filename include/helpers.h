@@ -71,6 +71,7 @@ int xfrm_next_dev_state_add(struct net *net, struct xfrm_state *x,
 			    const struct xfrm_user_offload *xuo,
 			    struct netlink_ext_ack *extack);
 void xfrm_next_dev_state_delete(struct xfrm_state *x);
+void xfrm_next_dev_state_advance_esn(struct xfrm_state *x);
 void xfrm_next_dev_state_update_stats(struct xfrm_state *x);
 
 /* retired states */

@@ -179,6 +179,11 @@ void xfrm_next_dev_state_delete(struct xfrm_state *x)
 	xfrm_dev_state_delete(x);
 }
 
+void xfrm_next_dev_state_advance_esn(struct xfrm_state *x)
+{
+	xfrm_dev_state_advance_esn(x);
+}
+
 void xfrm_next_dev_state_update_stats(struct xfrm_state *x)
 {
 	xfrm_dev_state_update_stats(x);

@@ -10,6 +10,8 @@
  *                                    "DONE", then "ERRNO TIMES" of failures
  *   flood tap DEV FILE               frames that come in at DEV: "FRAMES"
  *   flood replay DEV FILE            sends them again: "FRAMES"
+ *   flood cost TXFD RXFD COUNT SIZE  ns from send() to recv(), of so many
+ *                                    datagrams: "MEDIAN MIN MAX"
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAYLOAD		1200
@@ -257,6 +260,37 @@ static int do_replay(char **argv)
 	return 0;
 }
 
+static int ascending(const void *a, const void *b)
+{
+	long left = *(const long *)a, right = *(const long *)b;
+
+	return (left > right) - (left < right);
+}
+
+static int do_cost(char **argv)
+{
+	int tx = atoi(argv[0]), rx = atoi(argv[1]), count = atoi(argv[2]);
+	size_t size = strtoul(argv[3], NULL, 0);
+	long *times = calloc(count + 1, sizeof(*times));
+	struct timespec from, to;
+	char payload[FRAME] = {};
+
+	if (!times || count < 1 || size > sizeof(payload))
+		die("cost");
+	for (int i = 0; i < count; i++) {
+		clock_gettime(CLOCK_MONOTONIC, &from);
+		if (send(tx, payload, size, 0) < 0 ||
+		    recv(rx, payload, sizeof(payload), 0) < 0)
+			die("send or recv");
+		clock_gettime(CLOCK_MONOTONIC, &to);
+		times[i] = (to.tv_sec - from.tv_sec) * 1000000000L +
+			   to.tv_nsec - from.tv_nsec;
+	}
+	qsort(times, count, sizeof(*times), ascending);
+	printf("%ld %ld %ld\n", times[count / 2], times[0], times[count - 1]);
+	return 0;
+}
+
 static const struct command {
 	const char *name;
 	int args;
@@ -267,6 +301,7 @@ static const struct command {
 	{ "request", 1, do_request },
 	{ "tap", 2, do_tap },
 	{ "replay", 2, do_replay },
+	{ "cost", 4, do_cost },
 };
 
 int main(int argc, char **argv)

@@ -187,8 +187,7 @@ fn migrate(
         }
     }
 
-    let new = prepare(&old, &plan, extack)?;
-    let grave = Grave::new()?;
+    let (new, grave) = prepare(&old, &plan, extack)?;
     let new = switch(&old, new, grave)?;
     old.audit_deleted(true);
     new.audit_added();
@@ -210,9 +209,11 @@ fn find(net: &Namespace, request: &Request) -> Result<ARef<State>, Failure> {
     Ok(old)
 }
 
-/// Makes the new SA, ready for packets, for nobody to find yet.
-fn prepare(old: &State, plan: &Plan, extack: &mut ExtAck<'_>) -> Result<NewState> {
-    let mut new = NewState::clone_of(old, &plan.changes).inspect_err(|_| {
+/// Makes the new SA, ready for packets, for nobody to find yet; and what the
+/// old one needs, so that nothing can fail later.
+fn prepare(old: &State, plan: &Plan, extack: &mut ExtAck<'_>) -> Result<(NewState, Grave)> {
+    let clone = || -> Result<_> { Ok((NewState::clone_of(old, &plan.changes)?, Grave::new()?)) };
+    let (mut new, grave) = clone().inspect_err(|_| {
         extack.set_weak(format_args!("Failed to clone and setup state"));
     })?;
     new.init(extack).inspect_err(|_| {
@@ -222,7 +223,7 @@ fn prepare(old: &State, plan: &Plan, extack: &mut ExtAck<'_>) -> Result<NewState
         .inspect_err(|_| {
             extack.set_weak(format_args!("State migration clone failed"));
         })?;
-    Ok(new)
+    Ok((new, grave))
 }
 
 /// Puts the new SA in the place of the old one.

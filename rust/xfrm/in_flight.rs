@@ -140,13 +140,24 @@ unsafe fn receive(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff, seq: Be32) ->
         ),
     };
     match verdict {
-        Verdict::Fresh => return Ok(()),
+        Verdict::Fresh => {
+            tell_device(x);
+            return Ok(());
+        }
         Verdict::Replayed => x.stats.replay += 1,
         Verdict::Outside => x.stats.replay_window += 1,
     }
     // SAFETY: Both are valid.
     unsafe { raw::xfrm_next_audit_state_replay(x, skb, seq.0) };
     Err(EINVAL)
+}
+
+/// Tells the device of an SA with ESN, if there is one, how far it has come.
+fn tell_device(x: &mut raw::xfrm_state) {
+    if x.repl_mode == raw::xfrm_replay_mode_XFRM_REPLAY_MODE_ESN {
+        // SAFETY: The SA is valid and locked.
+        unsafe { raw::xfrm_next_dev_state_advance_esn(x) }
+    }
 }
 
 fn note(window: &mut impl Window, number: u64) -> Verdict {
@@ -210,6 +221,7 @@ unsafe fn number(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff) -> Result {
         Some(esn) => (esn.oseq, esn.oseq_hi) = (last as u32, (last >> 32) as u32),
         None => x.replay.oseq = last as u32,
     }
+    tell_device(x);
     Ok(())
 }
 

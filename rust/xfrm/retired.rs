@@ -192,7 +192,7 @@ fn key(state: *const State) -> usize {
 
 /// RCU calls this after a grace period, in a bottom half: nobody finds the SA
 /// in the tables any more. Those who had found it there may have put it into
-/// the caches, though, where it has been found since.
+/// caches or routes, though, and it has been found there since.
 ///
 /// # Safety
 ///
@@ -201,7 +201,9 @@ unsafe extern "C" fn forget(head: *mut raw::callback_head) {
     // SAFETY: It is the first field of the burial, which stays what it is.
     unsafe {
         if let Some(old) = &(*head.cast::<Burial>()).old {
+            let _locked = old.lock();
             uncache(old.as_ptr());
+            outdate_routes(old.as_ptr());
         }
         raw::call_rcu(head, Some(bury));
     }
@@ -288,8 +290,8 @@ unsafe fn uncache(x: *mut raw::xfrm_state) {
     }
 }
 
-/// Ends what an SA does by itself: expiring, telling its sequence numbers. Also
-/// lets those who have it cached look for another one.
+/// Ends what an SA does by itself: expiring, telling its sequence numbers, and
+/// being chosen by routes that exist.
 ///
 /// # Safety
 ///
@@ -308,8 +310,18 @@ unsafe fn release(x: *mut raw::xfrm_state) {
         (*x).replay_maxage = 0;
         (*x).xflags = 0;
         raw::timer_delete(&raw mut (*x).rtimer);
-        (*x).genid = (*x).genid.wrapping_add(1);
+        outdate_routes(x);
     }
+}
+
+/// Lets those who have a route by the SA look for another one.
+///
+/// # Safety
+///
+/// The SA is locked.
+unsafe fn outdate_routes(x: *mut raw::xfrm_state) {
+    // SAFETY: The caller promises it.
+    unsafe { (*x).genid = (*x).genid.wrapping_add(1) }
 }
 
 /// Makes the window such that each packet which asks for it again, after it
