@@ -75,6 +75,8 @@ void xfrm_next_dev_state_advance_esn(struct xfrm_state *x);
 void xfrm_next_dev_state_update_stats(struct xfrm_state *x);
 
 /* retired states */
+void xfrm_next_call_rcu(struct callback_head *head,
+			void (*func)(struct callback_head *head));
 void xfrm_next_state_lock_nested(struct xfrm_state *x);
 void xfrm_next_state_unlock_nested(struct xfrm_state *x);
 void xfrm_next_hlist_del_init_rcu(struct hlist_node *node);

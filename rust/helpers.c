@@ -189,6 +189,12 @@ void xfrm_next_dev_state_update_stats(struct xfrm_state *x)
 	xfrm_dev_state_update_stats(x);
 }
 
+void xfrm_next_call_rcu(struct callback_head *head,
+			void (*func)(struct callback_head *head))
+{
+	call_rcu_hurry(head, func);
+}
+
 void xfrm_next_state_lock_nested(struct xfrm_state *x)
 {
 	spin_lock_nested(&x->lock, SINGLE_DEPTH_NESTING);

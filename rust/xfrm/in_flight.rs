@@ -16,7 +16,6 @@
 use super::{
     replay::{Numbers, Plain, Ring, Verdict, Window},
     retired::successor,
-    State,
 };
 use crate::{
     raw,
@@ -46,7 +45,7 @@ unsafe fn with_successor(
     let mut next = successor(x)?;
 
     loop {
-        let locked = Nested::lock(&next);
+        let locked = next.lock_nested();
         // It may have been retired itself since.
         if is_out(next.as_ptr()) {
             if let Some(later) = successor(next.as_ptr()) {
@@ -63,24 +62,6 @@ unsafe fn with_successor(
     }
 }
 
-/// The lock of a successor, held inside that of the retired SA.
-struct Nested<'a>(&'a State);
-
-impl<'a> Nested<'a> {
-    fn lock(state: &'a State) -> Self {
-        // SAFETY: The SA is valid; `drop` unlocks it. Bottom halves are off.
-        unsafe { raw::xfrm_next_state_lock_nested(state.as_ptr()) };
-        Self(state)
-    }
-}
-
-impl Drop for Nested<'_> {
-    fn drop(&mut self) {
-        // SAFETY: `lock` has locked it.
-        unsafe { raw::xfrm_next_state_unlock_nested(self.0.as_ptr()) }
-    }
-}
-
 /// Counts a packet.
 ///
 /// # Safety
@@ -88,8 +69,10 @@ impl Drop for Nested<'_> {
 /// `skb` is valid.
 unsafe fn count(x: &mut raw::xfrm_state, skb: *const raw::sk_buff) {
     // SAFETY: The caller promises it.
-    x.curlft.bytes += u64::from(unsafe { raw::xfrm_next_skb_len(skb) });
-    x.curlft.packets += 1;
+    let len = unsafe { raw::xfrm_next_skb_len(skb) };
+    // User space may have set them to anything.
+    x.curlft.bytes = x.curlft.bytes.wrapping_add(len.into());
+    x.curlft.packets = x.curlft.packets.wrapping_add(1);
     // SAFETY: It may be called anywhere.
     x.lastused = unsafe { raw::ktime_get_real_seconds() };
 }
@@ -114,6 +97,8 @@ unsafe fn receive(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff, seq: Be32) ->
     };
     let extended = x.repl_mode == raw::xfrm_replay_mode_XFRM_REPLAY_MODE_ESN;
     let number = u64::from(hi) << 32 | u64::from(u32::from_be(seq.0));
+    // Without ESN, nobody looks at what user space may have set there.
+    let mut no_hi = 0;
 
     let verdict = match esn {
         None => note(
@@ -134,7 +119,11 @@ unsafe fn receive(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff, seq: Be32) ->
                     slice::from_raw_parts_mut(esn.bmp.as_mut_ptr(), esn.bmp_len as usize)
                 },
                 top: &mut esn.seq,
-                top_hi: &mut esn.seq_hi,
+                top_hi: if extended {
+                    &mut esn.seq_hi
+                } else {
+                    &mut no_hi
+                },
             },
             number,
         ),
@@ -144,8 +133,8 @@ unsafe fn receive(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff, seq: Be32) ->
             tell_device(x);
             return Ok(());
         }
-        Verdict::Replayed => x.stats.replay += 1,
-        Verdict::Outside => x.stats.replay_window += 1,
+        Verdict::Replayed => x.stats.replay = x.stats.replay.wrapping_add(1),
+        Verdict::Outside => x.stats.replay_window = x.stats.replay_window.wrapping_add(1),
     }
     // SAFETY: Both are valid.
     unsafe { raw::xfrm_next_audit_state_replay(x, skb, seq.0) };
@@ -201,7 +190,10 @@ unsafe fn number(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff) -> Result {
         None => 1,
     };
     let last = match &esn {
-        Some(esn) => u64::from(esn.oseq_hi) << 32 | u64::from(esn.oseq),
+        Some(esn) if numbers == Numbers::Extended => {
+            u64::from(esn.oseq_hi) << 32 | u64::from(esn.oseq)
+        }
+        Some(esn) => esn.oseq.into(),
         None => x.replay.oseq.into(),
     };
 
@@ -218,7 +210,12 @@ unsafe fn number(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff) -> Result {
         offload.seq.hi = hi;
     }
     match esn {
-        Some(esn) => (esn.oseq, esn.oseq_hi) = (last as u32, (last >> 32) as u32),
+        Some(esn) => {
+            esn.oseq = last as u32;
+            if numbers == Numbers::Extended {
+                esn.oseq_hi = (last >> 32) as u32;
+            }
+        }
         None => x.replay.oseq = last as u32,
     }
     tell_device(x);

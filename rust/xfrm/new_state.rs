@@ -265,11 +265,11 @@ impl Locked<'_> {
     /// Puts `new` in the place of the locked SA, which must be valid: it takes
     /// over counters, windows and what is left of the lifetime. Any context.
     ///
-    /// The new one can be found before the old one can't any more, and nobody
-    /// counts a packet on the old one in between: that needs the lock. Packets
-    /// that are being handled by the old one go on, with the new one's numbers
-    /// and window, for a grace period; but not if a device knows the old one,
-    /// which must forget it at once.
+    /// The new one is put into the tables before the old one is taken out, and
+    /// nobody counts a packet on the old one in between: that needs the lock.
+    /// Packets that are being handled by the old one go on, with the new one's
+    /// numbers and window, for a while; but not if the old one has something
+    /// that must go at once.
     pub fn replace(self, new: NewState, grave: Grave) -> ARef<State> {
         let new = ManuallyDrop::new(new).ptr.as_ptr();
         let old = self.as_ptr();
@@ -281,20 +281,35 @@ impl Locked<'_> {
             take_counters(new, old);
             raw::xfrm_next_state_hold(new);
             let held: ARef<State> = ARef::from_raw(NonNull::new_unchecked(new).cast());
-            if (*old).xso.dev.is_null() {
-                let named = grave.succeed(NonNull::new_unchecked(old.cast()), held.clone());
+            let named = can_retire(&*old, &*new)
+                .then(|| grave.succeed(NonNull::new_unchecked(old.cast()), held.clone()));
+            {
+                // Until its timers are right, no packet may find a limit.
+                let _locked = held.lock_nested();
                 raw::xfrm_state_insert(new);
                 take_timers(new, old);
-                named.retire(old);
-            } else {
-                raw::xfrm_state_insert(new);
-                take_timers(new, old);
-                raw::__xfrm_state_delete(old);
-                close_window(old);
+            }
+            match named {
+                Some(named) => named.retire(old),
+                None => {
+                    raw::__xfrm_state_delete(old);
+                    close_window(old);
+                }
             }
             held
         }
     }
+}
+
+/// Whether an SA may stay as it is for a while after it has been replaced.
+///
+/// Not if a device knows it, or if it keeps an IPIP SA for IPComp: both must be
+/// told at once. Nor if packets of the new one are numbered by a device, since
+/// then nobody could keep them apart from those in flight.
+fn can_retire(old: &raw::xfrm_state, new: &raw::xfrm_state) -> bool {
+    old.xso.dev.is_null()
+        && old.tunnel.is_null()
+        && u32::from(new.xso.type_()) != raw::XFRM_DEV_OFFLOAD_PACKET
 }
 
 /// # Safety
@@ -325,10 +340,10 @@ unsafe fn take_timers(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
         if raw::xfrm_next_hrtimer_active(&raw mut (*old).mtimer) {
             raw::xfrm_next_hrtimer_copy_start(&raw mut (*new).mtimer, &raw const (*old).mtimer);
         }
-        // Not pending means that the next packet's event is overdue already.
         if raw::xfrm_next_timer_pending(&raw const (*old).rtimer) {
             raw::mod_timer(&raw mut (*new).rtimer, (*old).rtimer.expires);
-        } else {
+        } else if (*old).xflags & raw::XFRM_TIME_DEFER != 0 {
+            // It has fired, and left the event to the next packet.
             raw::timer_delete(&raw mut (*new).rtimer);
         }
     }

@@ -7,7 +7,7 @@
 //! When nobody handles packets by it any more it is buried: dead, with a window
 //! that takes nothing.
 //!
-//! Locks: lock of the retired SA -> lock of the successor -> the list here.
+//! Locks: lock of the retired SA -> lock of the successor -> the yard.
 //!
 //! [`in_flight`]: super::in_flight
 
@@ -35,9 +35,25 @@ use kernel::{
     types::Opaque,
 };
 
+/// What is known of retired SAs.
+struct Yard {
+    /// By the address of the retired one.
+    successors: RBTree<usize, ARef<State>>,
+    /// Those that may be buried, by their places.
+    ripe: RBTree<u64, ARef<State>>,
+}
+
 kernel::sync::global_lock! {
     // SAFETY: `Retirement::new` initializes it before the first use.
-    unsafe(uninit) static SUCCESSORS: SpinLock<Option<RBTree<usize, ARef<State>>>> = None;
+    unsafe(uninit) static YARD: SpinLock<Option<Yard>> = None;
+}
+
+/// Lets `f` work on the yard. Bottom halves must be off.
+fn with_yard<R>(f: impl FnOnce(&mut Yard) -> R) -> R {
+    f(YARD.lock().get_or_insert_with(|| Yard {
+        successors: RBTree::new(),
+        ripe: RBTree::new(),
+    }))
 }
 
 /// SAs can be retired while this is there.
@@ -56,7 +72,7 @@ impl Retirement {
     pub fn new() -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
             // SAFETY: Called once, when the module is loaded.
-            unsafe { SUCCESSORS.init() };
+            unsafe { YARD.init() };
             Ok(try_pin_init!(Self {
                 recheck <- Redirect::new(Recheck),
                 overflow <- Redirect::new(Overflow),
@@ -121,7 +137,7 @@ impl Drop for Mourner {
 
 /// Room for one SA to be retired in, so that it can't fail then.
 pub struct Grave {
-    node: RBTreeNodeReservation<usize, ARef<State>>,
+    successor: RBTreeNodeReservation<usize, ARef<State>>,
     burial: KBox<Burial>,
 }
 
@@ -134,6 +150,7 @@ struct Burial {
     place: u64,
     /// The SA, with the reference that the tables had.
     old: Option<ARef<State>>,
+    ripe: RBTreeNodeReservation<u64, ARef<State>>,
 }
 
 impl Grave {
@@ -144,9 +161,10 @@ impl Grave {
             since: Instant::now(),
             place: 0,
             old: None,
+            ripe: RBTreeNodeReservation::new(GFP_KERNEL)?,
         };
         Ok(Self {
-            node: RBTreeNodeReservation::new(GFP_KERNEL)?,
+            successor: RBTreeNodeReservation::new(GFP_KERNEL)?,
             burial: KBox::new(burial, GFP_KERNEL)?,
         })
     }
@@ -154,9 +172,8 @@ impl Grave {
     /// Names the successor of `old`, whose lock is held, before it can be
     /// found. Afterwards the SA has to be retired.
     pub(super) fn succeed(self, old: NonNull<State>, new: ARef<State>) -> Named {
-        let node = self.node.into_node(key(old.as_ptr()), new);
-        let mut tree = SUCCESSORS.lock();
-        tree.get_or_insert_with(RBTree::new).insert(node);
+        let node = self.successor.into_node(key(old.as_ptr()), new);
+        with_yard(|yard| drop(yard.successors.insert(node)));
         Named(self.burial)
     }
 }
@@ -181,7 +198,7 @@ impl Named {
             self.0.place = RETIRED.fetch_add(1, ordering::Relaxed);
             self.0.since = Instant::now();
             self.0.old = Some(ARef::from_raw(NonNull::new_unchecked(old.cast())));
-            raw::call_rcu(KBox::into_raw(self.0).cast(), Some(forget));
+            raw::xfrm_next_call_rcu(KBox::into_raw(self.0).cast(), Some(forget));
         }
     }
 }
@@ -205,28 +222,51 @@ unsafe extern "C" fn forget(head: *mut raw::callback_head) {
             uncache(old.as_ptr());
             outdate_routes(old.as_ptr());
         }
-        raw::call_rcu(head, Some(bury));
+        raw::xfrm_next_call_rcu(head, Some(ripen));
     }
 }
 
 /// RCU calls this after another grace period, in a bottom half: of those who
-/// handle packets by the SA only processes can be left.
+/// handle packets by the SA only processes can be left, for whom it waits.
 ///
 /// # Safety
 ///
 /// `head` is that of a `Burial` which `forget` has passed on.
-unsafe extern "C" fn bury(head: *mut raw::callback_head) {
+unsafe extern "C" fn ripen(head: *mut raw::callback_head) {
     // SAFETY: It is the first field of the burial, which is now ours.
     let burial = unsafe { KBox::from_raw(head.cast::<Burial>()) };
-    let Some(old) = &burial.old else { return };
 
-    let patient = burial.since.elapsed() < PATIENCE && HURRY.load(ordering::Relaxed) == 0;
-    if patient || BURIED.load(ordering::Acquire) != burial.place {
+    if burial.since.elapsed() < PATIENCE && HURRY.load(ordering::Relaxed) == 0 {
         // SAFETY: It is given away again, as `forget` did.
-        return unsafe { raw::call_rcu(KBox::into_raw(burial).cast(), Some(bury)) };
+        return unsafe { raw::xfrm_next_call_rcu(KBox::into_raw(burial).cast(), Some(ripen)) };
     }
-    // Until it is dead, its successor answers; then nobody does.
+    let burial = KBox::into_inner(burial);
+    if let Some(old) = burial.old {
+        let node = burial.ripe.into_node(burial.place, old);
+        with_yard(|yard| drop(yard.ripe.insert(node)));
+    }
+    bury_in_order();
+}
+
+/// Buries all whose turn it is, wherever they have become ripe. In a bottom
+/// half; only who has taken the next one knows which the next one is.
+fn bury_in_order() {
+    loop {
+        let next = BURIED.load(ordering::Acquire);
+        let Some(node) = with_yard(|yard| yard.ripe.remove_node(&next)) else {
+            return;
+        };
+        let (_, old) = node.to_key_value();
+        bury(&old);
+        drop(old);
+        BURIED.store(next + 1, ordering::Release);
+    }
+}
+
+/// Until the SA is dead its successor answers for it; then nobody does.
+fn bury(old: &State) {
     let locked = old.lock();
+
     // SAFETY: The SA is locked.
     unsafe {
         (*old.as_ptr()).km.state = raw::XFRM_STATE_DEAD as u8;
@@ -234,15 +274,9 @@ unsafe extern "C" fn bury(head: *mut raw::callback_head) {
         // Dead ones aren't put there, so it is for good.
         uncache(old.as_ptr());
     }
-    let mut tree = SUCCESSORS.lock();
-    let node = tree
-        .as_mut()
-        .and_then(|tree| tree.remove_node(&key(&**old)));
-    drop(tree);
+    let successor = with_yard(|yard| yard.successors.remove_node(&key(old)));
     drop(locked);
-    drop(node);
-    drop(burial);
-    BURIED.fetch_add(1, ordering::Release);
+    drop(successor);
 }
 
 /// Takes an SA out of all tables and lists.
@@ -349,7 +383,8 @@ pub(super) unsafe fn close_window(x: *mut raw::xfrm_state) {
     }
 }
 
-/// Returns the successor of an SA that is in no table, if it has one.
+/// Returns the successor of an SA that is in no table, if it has one. Bottom
+/// halves must be off.
 pub(super) fn successor(x: *mut raw::xfrm_state) -> Option<ARef<State>> {
-    SUCCESSORS.lock().as_ref()?.get(&key(x.cast())).cloned()
+    with_yard(|yard| yard.successors.get(&key(x.cast())).cloned())
 }

@@ -191,6 +191,13 @@ impl State {
         unsafe { raw::xfrm_next_audit_state_delete(self.as_ptr(), done.into()) }
     }
 
+    /// Locks the SA under the lock of the one which it succeeds.
+    pub(super) fn lock_nested(&self) -> Nested<'_> {
+        // SAFETY: The SA is valid; the guard unlocks it. Bottom halves are off.
+        unsafe { raw::xfrm_next_state_lock_nested(self.as_ptr()) };
+        Nested(self)
+    }
+
     /// Locks the SA, and keeps bottom halves off this CPU. Doesn't sleep, and
     /// nobody may sleep before it is unlocked.
     pub fn lock(&self) -> Locked<'_> {
@@ -200,6 +207,20 @@ impl State {
             state: self,
             _not_send: NotThreadSafe,
         }
+    }
+}
+
+/// The lock of an SA, held inside that of the one which it succeeds.
+///
+/// # Invariants
+///
+/// The lock is held by this CPU.
+pub(super) struct Nested<'a>(&'a State);
+
+impl Drop for Nested<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant we hold it.
+        unsafe { raw::xfrm_next_state_unlock_nested(self.0.as_ptr()) }
     }
 }
 
