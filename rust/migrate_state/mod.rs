@@ -19,6 +19,7 @@ mod request;
 
 use crate::{
     net::{
+        self,
         namespace::{PerNamespace, Registration, Slot},
         netlink, sysctl, ExtAck, Namespace,
     },
@@ -155,7 +156,7 @@ impl From<Error> for Failure {
 impl From<Errno> for Error {
     fn from(errno: Errno) -> Self {
         match errno {
-            Errno::AfNoSupport => EAFNOSUPPORT,
+            Errno::AfNoSupport => net::no_such_family(),
             Errno::Exist => EEXIST,
             Errno::Inval => EINVAL,
             Errno::Perm => EPERM,

@@ -11,3 +11,10 @@ pub mod sysctl;
 pub use extack::ExtAck;
 pub use message::Message;
 pub use namespace::Namespace;
+
+use kernel::prelude::*;
+
+/// Returns `EAFNOSUPPORT`, for which Linux 7.2's `kernel` crate has no constant.
+pub fn no_such_family() -> Error {
+    Error::from_errno(-(kernel::bindings::EAFNOSUPPORT as i32))
+}

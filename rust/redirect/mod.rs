@@ -94,7 +94,7 @@ impl<T: Target> Redirect<T> {
     /// Redirects. May sleep.
     ///
     /// Fails, and says why in the log: `ENOENT` if there is no such function
-    /// (or it can't be traced), `EPROTO` if its type is another one than the
+    /// (or it can't be traced), `ENOEXEC` if its type is another one than the
     /// module was written for, `EBUSY` if somebody else has redirected it.
     pub fn new(target: T) -> impl PinInit<Self, Error> {
         pin_init!(&this in Self {

@@ -10,7 +10,7 @@ use crate::raw;
 use core::{ptr, slice};
 use kernel::{ffi::c_void, prelude::*, str::CString};
 
-/// Fails with `EPROTO`, and says why in the log, if the kernel's BTF tells
+/// Fails with `ENOEXEC`, and says why in the log, if the kernel's BTF tells
 /// another type of function `name` than `F`. May sleep.
 ///
 /// Where the kernel has no BTF, or none that can be read, nothing can be
@@ -28,7 +28,7 @@ pub(super) fn check<F: Prototype>(module: Option<&CStr>, name: &str) -> Result {
         Ok(Some(())) if theirs.text() != ours.text() => {
             pr_err!("{name}(): this kernel's has the type {}\n", theirs.text());
             pr_err!("{name}(): this module knows it as {}\n", ours.text());
-            Err(EPROTO)
+            Err(ENOEXEC)
         }
         Ok(Some(())) => Ok(()),
         Ok(None) | Err(Unreadable) => {

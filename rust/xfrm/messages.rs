@@ -89,7 +89,7 @@ unsafe extern "C" fn migrate_state<H: MigrateState>(
     }
 }
 
-/// Fails with `EPROTO` if the kernel takes messages of another size than `T`
+/// Fails with `ENOEXEC` if the kernel takes messages of another size than `T`
 /// for this type. Also keeps xfrm_user, which serves them, from being unloaded.
 pub fn check_size<T>(kind: u16) -> Result {
     // SAFETY: A constant table of xfrm_user, for each type of message.
@@ -98,7 +98,7 @@ pub fn check_size<T>(kind: u16) -> Result {
 
     if sizes.get(place).copied() != Some(size_of::<T>() as c_int) {
         pr_err!("message {kind}: this kernel has another structure for it\n");
-        return Err(EPROTO);
+        return Err(ENOEXEC);
     }
     Ok(())
 }
