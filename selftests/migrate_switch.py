@@ -43,8 +43,12 @@ def input_always_finds_an_sa():
 @defect(4)
 def output_always_finds_an_sa():
     cost = moved("out")
-    equal((cost.lost, cost.counters, cost.acquires, cost.larval), (0, {}, 0, 0),
-          "packets lost, counters, acquires, larval SAs")
+    equal((cost.acquires, cost.larval), (0, 0), "acquires, larval SAs")
+    if DEBUG:
+        # A sender may be preempted there for longer than an SA is retired.
+        true(cost.lost * 100 <= cost.sent, "more than 1 % of the packets lost")
+    else:
+        equal((cost.lost, cost.counters), (0, {}), "packets lost, counters")
     equal(cost.accepted, 0, "replays accepted")
 
 
