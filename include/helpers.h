@@ -52,7 +52,6 @@ void xfrm_next_put_translator(struct xfrm_translator *xtr);
 
 /* xfrm states */
 void xfrm_next_state_hold(struct xfrm_state *x);
-bool xfrm_next_state_hold_rcu(struct xfrm_state *x);
 void xfrm_next_state_put(struct xfrm_state *x);
 void xfrm_next_state_lock(struct xfrm_state *x);
 void xfrm_next_state_unlock(struct xfrm_state *x);

@@ -96,11 +96,6 @@ void xfrm_next_state_hold(struct xfrm_state *x)
 	xfrm_state_hold(x);
 }
 
-bool xfrm_next_state_hold_rcu(struct xfrm_state *x)
-{
-	return refcount_inc_not_zero(&x->refcnt);
-}
-
 void xfrm_next_state_put(struct xfrm_state *x)
 {
 	xfrm_state_put(x);
