@@ -171,12 +171,14 @@ impl Numbers {
     /// Takes the next `count` numbers after `last`: returns the first and the
     /// last of them, or `None` if there aren't as many.
     pub fn take(self, last: u64, count: u32) -> Option<(u64, u64)> {
+        // A count of 0 is possible: user space may send GSO without a count.
+        let first = last.checked_add(1)?;
         let end = last.checked_add(count.into())?;
 
         match self {
             Self::Plain if end > u32::MAX.into() => None,
-            Self::Wrapping => Some(((last + 1) & 0xffff_ffff, end & 0xffff_ffff)),
-            Self::Plain | Self::Extended => Some((last + 1, end)),
+            Self::Wrapping => Some((first & 0xffff_ffff, end & 0xffff_ffff)),
+            Self::Plain | Self::Extended => Some((first, end)),
         }
     }
 }

@@ -125,6 +125,7 @@ fn numbers_end() {
     assert_eq!(Numbers::Extended.take(max, 2), Some((max + 1, max + 2)));
     assert_eq!(Numbers::Extended.take(u64::MAX, 1), None);
     assert_eq!(Numbers::Extended.take(u64::MAX - 1, 2), None);
+    assert_eq!(Numbers::Extended.take(u64::MAX, 0), None);
 }
 
 #[test]
