@@ -4,12 +4,13 @@
 
 use super::uapi;
 use crate::raw;
-use core::mem::{offset_of, size_of};
+use core::mem::{align_of, offset_of, size_of};
 
 macro_rules! same_layout {
     ($ours:ty, $theirs:ty, { $($field:ident $(as $c_name:ident)?),* $(,)? }) => {
         const _: () = {
             assert!(size_of::<$ours>() == size_of::<$theirs>());
+            assert!(align_of::<$ours>() == align_of::<$theirs>());
             $(same_layout!(@field $ours, $theirs, $field $(, $c_name)?);)*
         };
     };

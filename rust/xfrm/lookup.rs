@@ -43,8 +43,8 @@ pub fn find(
 }
 
 fn first(net: &Namespace, id: &Id, mark: u32) -> Option<ARef<State>> {
-    // SAFETY: The namespace is valid; the address is read only, and has the
-    // layout of `xfrm_address_t`.
+    // SAFETY: The namespace is valid; the address is only read, and has the
+    // layout of `xfrm_address_t` (`layout.rs`).
     let state = unsafe {
         raw::xfrm_state_lookup(
             net.as_ptr(),

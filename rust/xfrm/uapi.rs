@@ -4,7 +4,7 @@
 //! them.
 //!
 //! Host byte order, except for addresses, SPIs and ports: those are kept as
-//! the bytes that are on the wire. [`super::state`] checks the layouts against
+//! the bytes that are on the wire. [`super::layout`] checks the layouts against
 //! the kernel's headers when the module is built; nothing here depends on the
 //! kernel, so that the logic on top can be tested anywhere.
 
@@ -69,7 +69,7 @@ pub const OFFLOAD_PACKET: u8 = 4;
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
-#[repr(transparent)]
+#[repr(C, align(4))]
 pub struct Address(pub [u8; 16]);
 
 impl Address {
