@@ -21,11 +21,11 @@ use kernel::{
 #[repr(transparent)]
 pub struct State(Opaque<raw::xfrm_state>);
 
-// SAFETY: The reference count is atomic, and the last reference hands the SA
-// to a worker that frees it.
+// SAFETY: The reference count is atomic, and the last reference may be given
+// up anywhere: it hands the SA to a worker that frees it.
 unsafe impl Send for State {}
-// SAFETY: What changes while it is shared is read in one access, or under its
-// lock.
+// SAFETY: What others may write meanwhile is read by volatile accesses, under
+// the lock, or by functions of the kernel that are made for it.
 unsafe impl Sync for State {}
 
 // SAFETY: The SA has a reference count, and lives while that isn't 0.
@@ -41,12 +41,13 @@ unsafe impl AlwaysRefCounted for State {
     }
 }
 
-/// Copies a value out of a field that isn't written meanwhile.
+/// Copies a value out of a field. Who doesn't keep out those that write it may
+/// get some bytes from before and some from after.
 macro_rules! get {
     ($state:expr, $($field:tt)+) => {
-        // SAFETY: The SA is valid, and the caller of the macro sees to it that
-        // nobody writes the field.
-        unsafe { (&raw const (*$state.as_ptr()).$($field)+).read() }
+        // SAFETY: The SA is valid, and the field initialized. It holds numbers,
+        // bytes or a pointer, which any bytes are.
+        unsafe { (&raw const (*$state.as_ptr()).$($field)+).read_volatile() }
     };
 }
 
@@ -67,11 +68,14 @@ impl State {
 
     /// Returns the namespace that the SA is in.
     pub fn net(&self) -> &Namespace {
-        // SAFETY: An SA is freed before its namespace.
+        // SAFETY: References are held by requests, whose sender keeps the
+        // namespace; by burials, which the end of the namespace awaits; and by
+        // packets of an SA to be buried, no longer than that.
         unsafe { Namespace::from_raw(raw::xfrm_next_state_net(self.as_ptr())) }
     }
 
-    /// Returns what the SA is found by, besides its mark.
+    /// Returns what the SA is found by, besides its mark; it never changes once
+    /// there is an SPI.
     pub fn id(&self) -> Id {
         Id {
             daddr: address(&get!(self, id.daddr)),
@@ -82,7 +86,7 @@ impl State {
         }
     }
 
-    /// Returns the mark by which the SA is found.
+    /// Returns the mark by which the SA is found; it never changes.
     pub fn mark(&self) -> Mark {
         let mark = get!(self, mark);
         Mark {
@@ -91,7 +95,8 @@ impl State {
         }
     }
 
-    /// Copies what requests to the SAD set. The caller holds `xfrm_cfg_mutex`.
+    /// Copies what requests to the SAD set. The caller holds `xfrm_cfg_mutex`,
+    /// without which values of two requests could get mixed.
     pub fn snapshot(&self) -> Snapshot {
         let output_mark = get!(self, props.smark);
 
@@ -119,33 +124,25 @@ impl State {
     }
 
     fn selector(&self) -> uapi::Selector {
+        let selector = get!(self, sel);
         // SAFETY: The layouts are the same (`layout.rs`), and any bytes are a
         // selector.
-        unsafe {
-            (&raw const (*self.as_ptr()).sel)
-                .cast::<uapi::Selector>()
-                .read()
-        }
+        unsafe { core::mem::transmute::<raw::xfrm_selector, uapi::Selector>(selector) }
     }
 
     fn encap(&self) -> Option<Encap> {
         let encap = get!(self, encap).cast::<Encap>();
-        // SAFETY: The template is freed with the SA; the layouts are the same.
-        (!encap.is_null()).then(|| unsafe { encap.read() })
+        // SAFETY: An SA has a template from its beginning to its end, or never
+        // (what is in it may change). The layouts are the same (`layout.rs`),
+        // and any bytes are a template.
+        (!encap.is_null()).then(|| unsafe { encap.read_volatile() })
     }
 
-    /// The offload as it is now; the device may go away at any time.
+    /// The offload as it is now. The device may go away at any time, and if it
+    /// does right now, a part of this may be missing; then the SA is dead.
     fn offload(&self) -> Option<Offload> {
-        // SAFETY: The SA is valid; each field is read in one access.
-        let (dev, ifindex, xso) = unsafe {
-            let xso = &raw const (*self.as_ptr()).xso;
-            (
-                (&raw const (*xso).dev).read_volatile(),
-                (&raw const (*xso).ifindex).read_volatile(),
-                &*xso,
-            )
-        };
-        if dev.is_null() {
+        let xso = get!(self, xso);
+        if xso.dev.is_null() {
             return None;
         }
         let mut flags = 0;
@@ -156,7 +153,7 @@ impl State {
             flags |= uapi::OFFLOAD_PACKET;
         }
         Some(Offload {
-            ifindex,
+            ifindex: xso.ifindex,
             flags,
             pad: [0; 3],
         })
@@ -169,8 +166,7 @@ impl State {
 
     /// `XFRM_STATE_*`: where the SA is in its life.
     fn phase(&self) -> u32 {
-        // SAFETY: The SA is valid; one access.
-        unsafe { (&raw const (*self.as_ptr()).km.state).read_volatile() }.into()
+        get!(self, km.state).into()
     }
 
     /// Asks the security module whether the SA may be deleted. May sleep.
@@ -191,11 +187,15 @@ impl State {
         unsafe { raw::xfrm_next_audit_state_delete(self.as_ptr(), done.into()) }
     }
 
-    /// Locks the SA under the lock of the one which it succeeds.
+    /// Locks the SA under the lock of the one which it succeeds, which the
+    /// caller holds with bottom halves off.
     pub(super) fn lock_nested(&self) -> Nested<'_> {
-        // SAFETY: The SA is valid; the guard unlocks it. Bottom halves are off.
+        // SAFETY: The SA is valid; the guard unlocks it.
         unsafe { raw::xfrm_next_state_lock_nested(self.as_ptr()) };
-        Nested(self)
+        Nested {
+            state: self,
+            _not_send: NotThreadSafe,
+        }
     }
 
     /// Locks the SA, and keeps bottom halves off this CPU. Doesn't sleep, and
@@ -215,17 +215,20 @@ impl State {
 /// # Invariants
 ///
 /// The lock is held by this CPU.
-pub(super) struct Nested<'a>(&'a State);
+pub(super) struct Nested<'a> {
+    state: &'a State,
+    _not_send: NotThreadSafe,
+}
 
 impl Drop for Nested<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant we hold it.
-        unsafe { raw::xfrm_next_state_unlock_nested(self.0.as_ptr()) }
+        unsafe { raw::xfrm_next_state_unlock_nested(self.state.as_ptr()) }
     }
 }
 
 fn address(from: &raw::xfrm_address_t) -> Address {
-    // SAFETY: An address is sixteen bytes, which any member reads.
+    // SAFETY: An address is sixteen bytes, whichever member they are.
     Address(unsafe { core::mem::transmute_copy(from) })
 }
 
