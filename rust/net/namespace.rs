@@ -10,10 +10,11 @@ use kernel::{
     error::{from_result, to_result},
     ffi::{c_int, c_uint, c_void},
     prelude::*,
+    sync::atomic::{ordering, Atomic},
     types::{ForeignOwnable, Opaque},
 };
 
-/// A network namespace, `struct net`.
+/// A network namespace, `struct net`, that is set up and hasn't begun to end.
 #[repr(transparent)]
 pub struct Namespace(Opaque<raw::net>);
 
@@ -25,7 +26,8 @@ impl Namespace {
     ///
     /// # Safety
     ///
-    /// `ptr` must be valid, and the namespace must not be freed during `'a`.
+    /// `ptr` must be valid, and the data that modules keep for the namespace
+    /// must not be freed during `'a`.
     pub unsafe fn from_raw<'a>(ptr: *mut raw::net) -> &'a Self {
         // SAFETY: The caller promises that it is valid; the type is transparent.
         unsafe { &*ptr.cast() }
@@ -37,15 +39,40 @@ impl Namespace {
 }
 
 /// Where the kernel keeps its number for one kind of [`PerNamespace`] data.
-pub struct Slot(Opaque<c_uint>);
+pub struct Slot {
+    number: Opaque<c_uint>,
+    taken: Atomic<i32>,
+}
 
-// SAFETY: Written by the registration alone, before anybody reads it.
+// SAFETY: The number is written by the one registration that has taken the
+// slot, before anybody reads it.
 unsafe impl Sync for Slot {}
 
 impl Slot {
     /// Makes a slot for a `static`.
     pub const fn new() -> Self {
-        Self(Opaque::new(0))
+        Self {
+            number: Opaque::new(0),
+            taken: Atomic::new(0),
+        }
+    }
+}
+
+/// A slot that a registration has to itself.
+struct Taken(&'static Slot);
+
+impl Taken {
+    fn new(slot: &'static Slot) -> Result<Self> {
+        if slot.taken.xchg(1, ordering::Full) != 0 {
+            return Err(EBUSY);
+        }
+        Ok(Self(slot))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.taken.store(0, ordering::Release);
     }
 }
 
@@ -66,39 +93,44 @@ pub trait PerNamespace: Sized + Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// `ops` is registered, and `T::SLOT` holds its number.
+/// `ops` is registered, and `T::SLOT` is ours and holds its number.
 #[pin_data(PinnedDrop)]
 pub struct Registration<T: PerNamespace> {
     #[pin]
     ops: Opaque<raw::pernet_operations>,
+    // Dropped when `ops` is registered no more.
+    _slot: Taken,
     _data: PhantomData<T>,
 }
 
-// SAFETY: The list that `ops` is in has a lock of its own.
+// SAFETY: The list that `ops` is in has a lock of its own, and `T` is `Send`:
+// the data may be dropped by another thread than made them.
 unsafe impl<T: PerNamespace> Send for Registration<T> {}
-// SAFETY: As above; `get` only reads.
+// SAFETY: As above; `get` only reads, and `T` is `Sync`.
 unsafe impl<T: PerNamespace> Sync for Registration<T> {}
 
 impl<T: PerNamespace> Registration<T> {
-    /// Registers `T`. One registration at a time may exist for each `T`.
+    /// Registers `T`. May sleep.
     ///
-    /// Fails with what [`PerNamespace::new`] failed with in any namespace, or
-    /// `ENOMEM`; then no namespace has data.
+    /// Fails with what [`PerNamespace::new`] failed with in any namespace,
+    /// `EBUSY` if there is a registration for this slot, or `ENOMEM`; then no
+    /// namespace has data.
     pub fn new() -> impl PinInit<Self, Error> {
         pin_init!(Self {
+            _slot: Taken::new(T::SLOT)?,
             ops <- Opaque::try_ffi_init(|ops: *mut raw::pernet_operations| {
                 // SAFETY: `ops` is ours to write, and won't move.
                 unsafe {
                     ops.write(raw::pernet_operations {
                         init: Some(Self::init),
                         exit: Some(Self::exit),
-                        id: T::SLOT.0.get(),
+                        id: T::SLOT.number.get(),
                         size: size_of::<*mut c_void>(),
                         ..pin_init::zeroed()
                     })
                 };
                 // SAFETY: `ops` is initialized, and is unregistered in `drop`
-                // before its memory goes.
+                // before its memory goes. Nobody else uses the slot.
                 to_result(unsafe { raw::register_pernet_subsys(ops) })
             }),
             _data: PhantomData,
@@ -107,14 +139,18 @@ impl<T: PerNamespace> Registration<T> {
 
     /// Returns the data of `net`. Any context.
     pub fn get<'a>(&'a self, net: &'a Namespace) -> &'a T {
-        // SAFETY: By the type invariant `init` has put the data there, which
-        // live as long as both the registration and the namespace.
+        // SAFETY: By the type invariant `init` has put the data there. They are
+        // dropped when the registration is, or when the namespace begins to end.
         unsafe { Pin::get_ref(Pin::<KBox<T>>::borrow(*place::<T>(net.as_ptr()))) }
     }
 
-    extern "C" fn init(net: *mut raw::net) -> c_int {
+    /// # Safety
+    ///
+    /// `net` must be a namespace without our data.
+    unsafe extern "C" fn init(net: *mut raw::net) -> c_int {
         from_result(|| {
-            // SAFETY: The kernel calls this with a namespace that it sets up.
+            // SAFETY: The namespace is valid while the kernel calls this. It
+            // has got the data of those who were registered before us.
             let namespace = unsafe { Namespace::from_raw(net) };
             let data = KBox::pin_init(T::new(namespace), GFP_KERNEL)?;
             // SAFETY: The place is ours, and empty.
@@ -123,24 +159,33 @@ impl<T: PerNamespace> Registration<T> {
         })
     }
 
-    extern "C" fn exit(net: *mut raw::net) {
-        // SAFETY: `init` has put it there, and the kernel calls this once,
-        // after the last use.
+    /// # Safety
+    ///
+    /// `net` must be a namespace for which `init` has succeeded. The kernel
+    /// calls this once: when the namespace ends, after those who could name it
+    /// have gone, or from `drop`.
+    unsafe extern "C" fn exit(net: *mut raw::net) {
+        // SAFETY: `init` has put it there, and nobody has borrowed it.
         drop(unsafe { Pin::<KBox<T>>::from_foreign(*place::<T>(net)) });
     }
 }
 
 /// Returns where `net` keeps the pointer to its `T`.
-fn place<T: PerNamespace>(net: *mut raw::net) -> *mut *mut c_void {
-    // SAFETY: `net` is valid, and the slot was written before the first
-    // callback or use of the registration.
-    unsafe { raw::xfrm_next_net_generic(net, *T::SLOT.0.get()) }.cast()
+///
+/// # Safety
+///
+/// `net` must be valid, and `T` be registered with it.
+unsafe fn place<T: PerNamespace>(net: *mut raw::net) -> *mut *mut c_void {
+    // SAFETY: The caller promises it. The slot was written before the first
+    // callback, and stays as it is while the registration is there.
+    unsafe { raw::xfrm_next_net_generic(net, *T::SLOT.number.get()) }.cast()
 }
 
 #[pinned_drop]
 impl<T: PerNamespace> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant it is registered.
+        // SAFETY: By the type invariant it is registered. Nobody has borrowed
+        // data any more, since that borrows us.
         unsafe { raw::unregister_pernet_subsys(self.ops.get()) }
     }
 }
