@@ -32,11 +32,12 @@ impl Message {
         attributes: usize,
     ) -> Result<Self> {
         let bytes = fixed.as_bytes();
-        // SAFETY: Any size can be asked for.
+        // SAFETY: Any size can be asked for; we may sleep.
         let skb = NonNull::new(unsafe { raw::xfrm_next_nlmsg_new(bytes.len() + attributes) })
             .ok_or(ENOMEM)?;
         let len = bytes.len() as c_int;
-        // SAFETY: The skb is ours and empty.
+        // SAFETY: The skb is ours and empty. If there is no room, null is
+        // returned and nothing is written.
         let header =
             unsafe { raw::xfrm_next_nlmsg_put(skb.as_ptr(), portid, seq, kind.into(), len) };
         // INVARIANT: If there is no header, `this` is dropped right away.
@@ -44,7 +45,8 @@ impl Message {
         if header.is_null() {
             return Err(EMSGSIZE);
         }
-        // SAFETY: nlmsg_put() has reserved this many bytes behind the header.
+        // SAFETY: nlmsg_put() has reserved this many bytes behind the header,
+        // whose size is a multiple of its alignment.
         unsafe {
             core::ptr::copy_nonoverlapping(bytes.as_ptr(), header.add(1).cast(), bytes.len())
         };
@@ -73,7 +75,7 @@ impl Message {
     pub(crate) fn finish(self) -> (*mut raw::sk_buff, *mut raw::nlmsghdr) {
         let this = ManuallyDrop::new(self);
 
-        // SAFETY: The header is that of the message in the skb.
+        // SAFETY: By the type invariant.
         unsafe { raw::xfrm_next_nlmsg_end(this.skb.as_ptr(), this.header) };
         (this.skb.as_ptr(), this.header)
     }

@@ -30,9 +30,11 @@ impl<'a> Request<'a> {
     /// # Safety
     ///
     /// They must be what the netlink core or a dispatcher on top of it passes,
-    /// for as long as the handler runs: `skb` of a netlink socket, `nlh` a
-    /// message of which `nlmsg_len` bytes can be read, `attrs` null or `count`
-    /// pointers that are each null or to an attribute within it.
+    /// for as long as the handler runs, which `'a` must not outlast: `skb` of a
+    /// netlink socket; `nlh` a message with a header, of which `nlmsg_len` bytes
+    /// can be read and don't change; `attrs` a table of `count` pointers, each
+    /// null or to an attribute that can be read as far as `nla_len`, which its
+    /// header is part of; `extack` null or used by nobody else.
     pub unsafe fn from_raw(
         skb: *mut raw::sk_buff,
         nlh: *const raw::nlmsghdr,
@@ -42,8 +44,10 @@ impl<'a> Request<'a> {
     ) -> Self {
         const HEADER: usize = size_of::<raw::nlmsghdr>();
 
-        // SAFETY: The caller promises all that is used here: the socket and so
-        // its namespace live on, and the message has the length it says.
+        // SAFETY: The caller promises all that is used here. The socket of
+        // `skb` is the kernel's own; the sender's, in the same namespace, keeps
+        // that while it waits for the handler.
+        // INVARIANT: The table is as the caller promises.
         unsafe {
             Self {
                 net: Namespace::from_raw(raw::xfrm_next_skb_sock_net(skb)),
@@ -68,7 +72,8 @@ impl<'a> Request<'a> {
 ///
 /// # Invariants
 ///
-/// `table` holds `count` pointers, each null or valid for `'a`.
+/// `table` holds `count` pointers, each null or to an attribute that can be read
+/// for `'a`, as far as its length, which isn't less than that of the header.
 pub struct Attributes<'a> {
     table: *mut *mut raw::nlattr,
     count: usize,
@@ -83,8 +88,7 @@ impl Attributes<'_> {
         if usize::from(kind) >= self.count {
             return None;
         }
-        // SAFETY: The index is within the table, and what it holds is null or
-        // an attribute whose length the parser has checked.
+        // SAFETY: By the type invariant; the index is within the table.
         unsafe {
             let attr = *self.table.add(kind.into());
             if attr.is_null() {

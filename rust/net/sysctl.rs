@@ -39,7 +39,8 @@ pub struct Int {
 
 // SAFETY: Nothing is bound to a thread.
 unsafe impl Send for Int {}
-// SAFETY: The value is read and written in one access each.
+// SAFETY: The value is read and written in one access each; nobody touches the
+// table, and the header is for `drop`.
 unsafe impl Sync for Int {}
 
 impl Int {
@@ -64,9 +65,9 @@ impl Int {
                 ..pin_init::zeroed()
             }),
             header: {
-                // SAFETY: The table and its data are initialized, stay where
-                // they are, and are unregistered before they go; the namespace
-                // outlives us.
+                // SAFETY: The table and its data are initialized and stay where
+                // they are; the strings and limits are static. `drop` unregisters
+                // the table before they go, and before the namespace does.
                 let header = unsafe {
                     raw::register_net_sysctl_sz(
                         net.as_ptr(),

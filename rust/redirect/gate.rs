@@ -38,7 +38,8 @@ impl Gate {
         }
         // The last one has dropped its pass, but may have been preempted
         // before it returned. A task leaves this grace period only after it
-        // gave up the CPU by itself, which it doesn't do on that way.
+        // gave up the CPU by itself, which it doesn't do on that way. Waiting
+        // for it includes waiting for bottom halves, also on an idle CPU.
         // SAFETY: It may be called wherever one may sleep.
         unsafe { raw::xfrm_next_synchronize_rcu_tasks() };
     }

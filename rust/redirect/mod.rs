@@ -32,7 +32,7 @@ use kernel::{error::to_result, ffi::c_ulong, prelude::*, types::Opaque};
 /// function of this name and type with, and must take the pass of `GATE` first
 /// of all and keep it until it returns.
 pub unsafe trait Target: Send + Sync + 'static {
-    /// Name of the function; no other function may have it.
+    /// Name of the function, an identifier; no other function may have it.
     const NAME: &'static CStr;
 
     /// Name of the module that it may be in; `None` if it is always built in.
@@ -63,8 +63,8 @@ pub struct Arguments<'a> {
 impl Arguments<'_> {
     /// Returns the first argument, which is a pointer.
     pub(crate) fn first<T>(&self) -> *mut T {
-        // SAFETY: The registers are those of the call, which ftrace keeps
-        // while its callback runs.
+        // SAFETY: The registers are those of the call, which ftrace keeps while
+        // its callback runs; a `Prototype` has a first argument.
         unsafe { raw::xfrm_next_ftrace_first_argument(self.registers) as *mut T }
     }
 }
@@ -84,7 +84,8 @@ pub struct Redirect<T: Target> {
 
 // SAFETY: ftrace has locks of its own, and `T` is `Send`.
 unsafe impl<T: Target> Send for Redirect<T> {}
-// SAFETY: There are no methods.
+// SAFETY: There are no methods. ftrace calls `enter` on any CPU, but `T` is
+// `Sync`.
 unsafe impl<T: Target> Sync for Redirect<T> {}
 
 /// We set the instruction pointer, which nobody may switch off.
@@ -119,8 +120,9 @@ impl<T: Target> Redirect<T> {
         let name = T::NAME.to_str().unwrap_or("?");
         signature::check::<T::Function>(T::MODULE, name)?;
 
-        // SAFETY: `ops` is initialized and not registered; the name is only
-        // read. The kernel's prototype lacks a `const`.
+        // SAFETY: `ops` is initialized and not registered. The name ends with a
+        // zero, as is expected in spite of the length; ftrace would write into a
+        // pattern, but an identifier is only read.
         to_result(unsafe {
             let bytes = T::NAME.to_bytes();
             raw::ftrace_set_filter(ops, bytes.as_ptr().cast_mut().cast(), bytes.len() as i32, 1)
@@ -154,8 +156,8 @@ impl<T: Target> Redirect<T> {
         ops: *mut raw::ftrace_ops,
         registers: *mut raw::ftrace_regs,
     ) {
-        // SAFETY: By the type invariant; `target` is dropped after `ops` is
-        // unregistered.
+        // SAFETY: The caller promises it. `target` stays until `ops` is
+        // unregistered; and it is pinned, so that only `drop` names it by `&mut`.
         let target: &T = unsafe { &*(*ops).private.cast() };
         let arguments = Arguments {
             registers,
@@ -164,8 +166,9 @@ impl<T: Target> Redirect<T> {
 
         if target.serves(&arguments) {
             T::GATE.enter();
-            // SAFETY: The registers are those of this call, and the target's
-            // safety requirements make the replacement fit for it.
+            // SAFETY: The registers are those of this call, for which the
+            // target's safety requirements make the replacement fit. Its text
+            // stays, since the call has been counted.
             unsafe { raw::xfrm_next_ftrace_set_ip(registers, T::REPLACEMENT.address()) };
         }
     }
@@ -177,7 +180,7 @@ impl<T: Target> PinnedDrop for Redirect<T> {
         let ops = self.ops.get();
 
         // SAFETY: By the type invariant it is registered. When this returns,
-        // `enter` runs nowhere.
+        // `enter` runs nowhere: it waits for tasks that were preempted there.
         let err = unsafe { raw::unregister_ftrace_function(ops) };
         // It fails only if ftrace has shut itself down after a bug of its own.
         if err != 0 {

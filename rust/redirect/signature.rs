@@ -88,8 +88,9 @@ impl File {
         let path = CString::try_from_fmt(fmt!("/sys/kernel/btf/{}", name.to_str()?))?;
         let mut data = ptr::null_mut();
 
-        // SAFETY: The path is a C string, `data` is null so that memory for
-        // the whole file is allocated, and nobody is told its size.
+        // SAFETY: The path is a C string. `data` is null, so that memory is
+        // allocated, for the whole file since there is no offset; and there is
+        // nowhere to tell its size.
         let len = unsafe {
             raw::kernel_read_file_from_path_initns(
                 path.as_char_ptr(),
@@ -107,7 +108,7 @@ impl File {
                 Ok(None)
             };
         }
-        // INVARIANT: That is what a length says that is no error.
+        // INVARIANT: The length isn't that of an error, so all has been read.
         Ok(Some(Self {
             data,
             len: len as usize,

@@ -62,7 +62,7 @@ unsafe impl<H: MigrateState> Target for MigrateStateTarget<H> {
 
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
         // SAFETY: The first argument of a `Doit` is the skb of a request,
-        // whose socket keeps the namespace.
+        // whose sender keeps the namespace until it has been served.
         let net = unsafe { Namespace::from_raw(raw::xfrm_next_skb_sock_net(arguments.first())) };
         self.0.serves(net)
     }
@@ -80,8 +80,9 @@ unsafe extern "C" fn migrate_state<H: MigrateState>(
     let _pass = MIGRATE_STATE_GATE.pass();
     const COUNT: usize = raw::xfrm_attr_type_t___XFRMA_MAX as usize;
 
-    // SAFETY: xfrm_user_rcv_msg() calls a `Doit` with what it has parsed: a
-    // table of `XFRMA_MAX` + 1 attributes.
+    // SAFETY: xfrm_user_rcv_msg() calls a `Doit` with what the netlink core has
+    // given it, or a translation of that, and with what it has parsed of it: a
+    // table of `XFRMA_MAX` + 1 attributes. All stays until we return.
     let request = unsafe { Request::from_raw(skb, nlh, attrs, COUNT, extack) };
     match H::serve(request) {
         Ok(()) => 0,
@@ -92,7 +93,7 @@ unsafe extern "C" fn migrate_state<H: MigrateState>(
 /// Fails with `ENOEXEC` if the kernel takes messages of another size than `T`
 /// for this type. Also keeps xfrm_user, which serves them, from being unloaded.
 pub fn check_size<T>(kind: u16) -> Result {
-    // SAFETY: A constant table of xfrm_user, for each type of message.
+    // SAFETY: A constant table of xfrm_user, which stays as long as we do.
     let sizes = unsafe { &raw::xfrm_msg_min };
     let place = usize::from(kind) - raw::XFRM_MSG_BASE as usize;
 
@@ -107,7 +108,7 @@ pub fn check_size<T>(kind: u16) -> Result {
 pub fn has_listeners(net: &Namespace, group: u32) -> bool {
     let _rcu = rcu::Guard::new();
 
-    // SAFETY: The socket is valid under RCU if it isn't null.
+    // SAFETY: The socket is a kernel's, and valid under RCU if it isn't null.
     unsafe {
         let sk = raw::xfrm_next_nlsk(net.as_ptr());
         !sk.is_null() && raw::netlink_has_listeners(sk, group) != 0
@@ -124,8 +125,9 @@ pub fn multicast(net: &Namespace, message: Message, group: u32) -> Result {
     let (skb, header) = message.finish();
     let _rcu = rcu::Guard::new();
 
-    // SAFETY: The skb is ours and each way out gives it away. The socket and
-    // the translator are valid under RCU and with a reference.
+    // SAFETY: The skb is ours and each way out gives it away, sending it also
+    // where that fails. The socket is valid under RCU if it isn't null. Nothing
+    // of this sleeps: the translator allocates atomically.
     unsafe {
         let sk = raw::xfrm_next_nlsk(net.as_ptr());
         let translated = if sk.is_null() {
@@ -145,7 +147,8 @@ pub fn multicast(net: &Namespace, message: Message, group: u32) -> Result {
 ///
 /// `header` is that of the one message in `skb`, which is ours.
 unsafe fn translate(skb: *mut raw::sk_buff, header: *mut raw::nlmsghdr) -> Result {
-    // SAFETY: The caller promises it; the translator comes with a reference.
+    // SAFETY: The caller promises it; the translator, which never changes, is
+    // null or comes with a reference to its module.
     unsafe {
         let translator = raw::xfrm_next_get_translator();
         let Some(table) = translator.as_ref() else {
