@@ -7,6 +7,7 @@
 #define XFRM_NEXT_HELPERS_H
 
 #include <linux/types.h>
+#include <linux/xfrm.h>
 
 struct ftrace_regs;
 struct hlist_node;
@@ -53,6 +54,7 @@ void xfrm_next_put_translator(struct xfrm_translator *xtr);
 /* xfrm states */
 void xfrm_next_state_hold(struct xfrm_state *x);
 void xfrm_next_state_put(struct xfrm_state *x);
+unsigned int xfrm_next_state_refcount(const struct xfrm_state *x);
 void xfrm_next_state_lock(struct xfrm_state *x);
 void xfrm_next_state_unlock(struct xfrm_state *x);
 void xfrm_next_states_lock(struct net *net);
@@ -60,6 +62,9 @@ void xfrm_next_states_unlock(struct net *net);
 struct xfrm_state *xfrm_next_state_next_byspi(struct xfrm_state *x);
 int xfrm_next_state_kern(const struct xfrm_state *x);
 struct net *xfrm_next_state_net(struct xfrm_state *x);
+bool xfrm_next_addr_equal(const xfrm_address_t *a, const xfrm_address_t *b,
+			  u16 family);
+void xfrm_next_nat_keepalive_run(struct net *net);
 struct xfrm_algo *xfrm_next_algo_clone(struct xfrm_algo *orig);
 struct xfrm_algo_aead *xfrm_next_algo_aead_clone(struct xfrm_algo_aead *orig);
 struct xfrm_algo_auth *xfrm_next_algo_auth_clone(struct xfrm_algo_auth *orig);
@@ -79,6 +84,9 @@ void xfrm_next_call_rcu(struct callback_head *head,
 void xfrm_next_state_lock_nested(struct xfrm_state *x);
 void xfrm_next_state_unlock_nested(struct xfrm_state *x);
 void xfrm_next_hlist_del_init_rcu(struct hlist_node *node);
+void xfrm_next_hlist_replace_rcu(struct hlist_node *old,
+				 struct hlist_node *new);
+void xfrm_next_list_add(struct list_head *entry, struct list_head *head);
 void xfrm_next_list_del_init(struct list_head *entry);
 void xfrm_next_audit_state_replay(struct xfrm_state *x, struct sk_buff *skb,
 				  __be32 seq);
@@ -100,8 +108,10 @@ void xfrm_next_audit_state_delete(struct xfrm_state *x, int result);
 
 /* timers */
 bool xfrm_next_hrtimer_active(struct hrtimer *timer);
+void xfrm_next_hrtimer_start(struct hrtimer *timer, s64 secs);
 void xfrm_next_hrtimer_copy_start(struct hrtimer *timer,
 				  const struct hrtimer *from);
+void xfrm_next_timer_start(struct timer_list *timer, u32 delay);
 bool xfrm_next_timer_pending(const struct timer_list *timer);
 
 #endif

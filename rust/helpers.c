@@ -101,6 +101,11 @@ void xfrm_next_state_put(struct xfrm_state *x)
 	xfrm_state_put(x);
 }
 
+unsigned int xfrm_next_state_refcount(const struct xfrm_state *x)
+{
+	return refcount_read(&x->refcnt);
+}
+
 void xfrm_next_state_lock(struct xfrm_state *x)
 {
 	spin_lock_bh(&x->lock);
@@ -134,6 +139,17 @@ int xfrm_next_state_kern(const struct xfrm_state *x)
 struct net *xfrm_next_state_net(struct xfrm_state *x)
 {
 	return xs_net(x);
+}
+
+bool xfrm_next_addr_equal(const xfrm_address_t *a, const xfrm_address_t *b,
+			  u16 family)
+{
+	return xfrm_addr_equal(a, b, family);
+}
+
+void xfrm_next_nat_keepalive_run(struct net *net)
+{
+	schedule_delayed_work(&net->xfrm.nat_keepalive_work, 0);
 }
 
 struct xfrm_algo *xfrm_next_algo_clone(struct xfrm_algo *orig)
@@ -205,6 +221,16 @@ void xfrm_next_hlist_del_init_rcu(struct hlist_node *node)
 	hlist_del_init_rcu(node);
 }
 
+void xfrm_next_hlist_replace_rcu(struct hlist_node *old, struct hlist_node *new)
+{
+	hlist_replace_rcu(old, new);
+}
+
+void xfrm_next_list_add(struct list_head *entry, struct list_head *head)
+{
+	list_add(entry, head);
+}
+
 void xfrm_next_list_del_init(struct list_head *entry)
 {
 	list_del_init(entry);
@@ -268,10 +294,20 @@ bool xfrm_next_hrtimer_active(struct hrtimer *timer)
 	return hrtimer_active(timer);
 }
 
+void xfrm_next_hrtimer_start(struct hrtimer *timer, s64 secs)
+{
+	hrtimer_start(timer, ktime_set(secs, 0), HRTIMER_MODE_REL_SOFT);
+}
+
 void xfrm_next_hrtimer_copy_start(struct hrtimer *timer,
 				  const struct hrtimer *from)
 {
 	hrtimer_start(timer, hrtimer_get_expires(from), HRTIMER_MODE_ABS_SOFT);
+}
+
+void xfrm_next_timer_start(struct timer_list *timer, u32 delay)
+{
+	mod_timer(timer, jiffies + delay);
 }
 
 bool xfrm_next_timer_pending(const struct timer_list *timer)

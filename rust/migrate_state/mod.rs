@@ -28,7 +28,7 @@ use crate::{
         lookup,
         messages::{self, MigrateStateTarget},
         new_state,
-        retired::{Grave, Retirement},
+        retired::Retirement,
         uapi, NewState, State,
     },
 };
@@ -44,11 +44,8 @@ use zerocopy::FromBytes;
 /// Serving the message; dropping it gives the message back to the kernel.
 #[pin_data]
 pub struct Service {
-    // Dropped first: nothing is retired any more when retirement ends.
     #[pin]
     redirect: Redirect<MigrateStateTarget<Handler>>,
-    #[pin]
-    retirement: Retirement,
 }
 
 impl Service {
@@ -56,10 +53,12 @@ impl Service {
     pub fn new() -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
             messages::check_size::<uapi::MigrateState>(uapi::MSG_MIGRATE_STATE)?;
-            let settings = Arc::pin_init(Registration::new(), GFP_KERNEL)?;
+            let handler = Handler {
+                settings: Arc::pin_init(Registration::new(), GFP_KERNEL)?,
+                retirement: Arc::pin_init(Retirement::new(), GFP_KERNEL)?,
+            };
             Ok(try_pin_init!(Self {
-                retirement <- Retirement::new(),
-                redirect <- Redirect::new(MigrateStateTarget(Handler { settings })),
+                redirect <- Redirect::new(MigrateStateTarget(handler)),
             }))
         })
     }
@@ -96,6 +95,7 @@ impl PerNamespace for Settings {
 /// Serves the message where a namespace wants it.
 pub struct Handler {
     settings: Arc<Registration<Settings>>,
+    retirement: Arc<Retirement>,
 }
 
 impl messages::MigrateState for Handler {
@@ -103,14 +103,15 @@ impl messages::MigrateState for Handler {
         self.settings.get(net).enabled.get() != 0
     }
 
-    fn serve(mut message: netlink::Request<'_>) -> Result {
+    fn serve(&self, mut message: netlink::Request<'_>) -> Result {
         let header = uapi::MigrateState::read_from_prefix(message.body);
         let (header, _) = header.map_err(|_| EINVAL)?;
 
         let result = Request::parse(header, &message.attributes, cfg!(CONFIG_IPV6))
             .map_err(Failure::from)
             .and_then(|request| {
-                let new = migrate(message.net, &request, &mut message.extack)?;
+                let extack = &mut message.extack;
+                let new = migrate(&self.retirement, message.net, &request, extack)?;
                 if notify::announce(&new, &request.header, message.portid, message.seq).is_err() {
                     let text = format_args!("Failed to send migration notification");
                     message.extack.set(text);
@@ -167,6 +168,7 @@ impl From<Errno> for Error {
 
 /// Moves the SA, and returns what it is now.
 fn migrate(
+    retirement: &Retirement,
     net: &Namespace,
     request: &Request,
     extack: &mut ExtAck<'_>,
@@ -188,8 +190,11 @@ fn migrate(
         }
     }
 
-    let (new, grave) = prepare(&old, &plan, extack)?;
-    let new = switch(&old, new, grave)?;
+    let new = prepare(&old, &plan, retirement, extack)?;
+    let new = new.replace_old().map_err(|_| {
+        old.audit_deleted(false);
+        Refusal::Deleted
+    })?;
     old.audit_deleted(true);
     new.audit_added();
     new_state::resolve_larval(&new);
@@ -210,11 +215,14 @@ fn find(net: &Namespace, request: &Request) -> Result<ARef<State>, Failure> {
     Ok(old)
 }
 
-/// Makes the new SA, ready for packets, for nobody to find yet; and what the
-/// old one needs, so that nothing can fail later.
-fn prepare(old: &State, plan: &Plan, extack: &mut ExtAck<'_>) -> Result<(NewState, Grave)> {
-    let clone = || -> Result<_> { Ok((NewState::clone_of(old, &plan.changes)?, Grave::new()?)) };
-    let (mut new, grave) = clone().inspect_err(|_| {
+/// Makes the new SA, ready for packets, for nobody to find yet.
+fn prepare(
+    old: &State,
+    plan: &Plan,
+    retirement: &Retirement,
+    extack: &mut ExtAck<'_>,
+) -> Result<NewState> {
+    let mut new = NewState::clone_of(old, &plan.changes, retirement).inspect_err(|_| {
         extack.set_weak(format_args!("Failed to clone and setup state"));
     })?;
     new.init(extack).inspect_err(|_| {
@@ -224,18 +232,5 @@ fn prepare(old: &State, plan: &Plan, extack: &mut ExtAck<'_>) -> Result<(NewStat
         .inspect_err(|_| {
             extack.set_weak(format_args!("State migration clone failed"));
         })?;
-    Ok((new, grave))
-}
-
-/// Puts the new SA in the place of the old one.
-fn switch(old: &State, new: NewState, grave: Grave) -> Result<ARef<State>, Refusal> {
-    let locked = old.lock();
-
-    if !locked.is_valid() {
-        // The device must be told of `new` without the lock of `old`.
-        drop(locked);
-        old.audit_deleted(false);
-        return Err(Refusal::Deleted);
-    }
-    Ok(locked.replace(new, grave))
+    Ok(new)
 }

@@ -2,8 +2,11 @@
 
 //! Knowing when the last redirected call has left the module.
 
+use super::Target;
 use crate::raw;
+use core::{marker::PhantomData, ptr};
 use kernel::{
+    prelude::*,
     sync::atomic::{ordering, Atomic},
     time::{delay::fsleep, Delta},
 };
@@ -11,6 +14,8 @@ use kernel::{
 /// Counts the calls that are under way.
 pub struct Gate {
     inside: Atomic<i32>,
+    /// The address of the [`Target`] whose calls these are, or 0.
+    target: Atomic<usize>,
 }
 
 impl Gate {
@@ -18,7 +23,23 @@ impl Gate {
     pub const fn new() -> Self {
         Self {
             inside: Atomic::new(0),
+            target: Atomic::new(0),
         }
+    }
+
+    /// Makes it that of `target`, before the first call. Fails with `EBUSY` if
+    /// it is another one's.
+    pub(super) fn open<T: Target>(&self, target: *const T) -> Result {
+        let address = target.expose_provenance();
+        match self.target.cmpxchg(0, address, ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EBUSY),
+        }
+    }
+
+    /// Makes it nobody's, after the last call.
+    pub(super) fn close(&self) {
+        self.target.store(0, ordering::Relaxed);
     }
 
     /// Lets a call in; its [`Pass`] lets it out. Any context.
@@ -27,8 +48,15 @@ impl Gate {
     }
 
     /// Takes over the pass of a call that has been let in.
-    pub fn pass(&'static self) -> Pass {
-        Pass { gate: self }
+    ///
+    /// # Safety
+    ///
+    /// `T` has this gate, and [`Gate::enter`] was called once for each pass.
+    pub(super) unsafe fn pass<T: Target>(&'static self) -> Pass<T> {
+        Pass {
+            gate: self,
+            _target: PhantomData,
+        }
     }
 
     /// Waits until all have left, with nobody entering any more. Sleeps.
@@ -46,11 +74,26 @@ impl Gate {
 }
 
 /// Stands for one call, from where it was let in.
-pub struct Pass {
+///
+/// # Invariants
+///
+/// `gate` is that of `T`, and counts this call.
+pub struct Pass<T: Target> {
     gate: &'static Gate,
+    _target: PhantomData<T>,
 }
 
-impl Drop for Pass {
+impl<T: Target> Pass<T> {
+    /// Returns the target whose call this is.
+    pub fn target(&self) -> &T {
+        let address = self.gate.target.load(ordering::Relaxed);
+        // SAFETY: `open` has set it before the call was let in; the target is
+        // there until the gate counts no call.
+        unsafe { &*ptr::with_exposed_provenance(address) }
+    }
+}
+
+impl<T: Target> Drop for Pass<T> {
     fn drop(&mut self) {
         self.gate.inside.fetch_sub(1, ordering::Release);
     }

@@ -17,7 +17,7 @@ mod gate;
 mod prototype;
 mod signature;
 
-pub use gate::Gate;
+pub use gate::{Gate, Pass};
 pub use prototype::{CType, Prototype};
 
 use crate::raw;
@@ -29,7 +29,7 @@ use kernel::{error::to_result, ffi::c_ulong, prelude::*, types::Opaque};
 /// # Safety
 ///
 /// `REPLACEMENT` must be fit to be called with whatever the kernel calls the
-/// function of this name and type with, and must take the pass of `GATE` first
+/// function of this name and type with, and must take its [`Target::pass`] first
 /// of all and keep it until it returns.
 pub unsafe trait Target: Send + Sync + 'static {
     /// Name of the function, an identifier; no other function may have it.
@@ -52,6 +52,19 @@ pub unsafe trait Target: Send + Sync + 'static {
     /// Called where the function is called, with the locks of that: it must
     /// not sleep.
     fn serves(&self, arguments: &Arguments<'_>) -> bool;
+
+    /// Takes the pass of a call.
+    ///
+    /// # Safety
+    ///
+    /// For `REPLACEMENT` alone, once in each call of it by the kernel.
+    unsafe fn pass() -> Pass<Self>
+    where
+        Self: Sized,
+    {
+        // SAFETY: `Redirect::enter` has let the call in.
+        unsafe { Self::GATE.pass() }
+    }
 }
 
 /// The arguments of a call that is to be decided on.
@@ -111,7 +124,9 @@ impl<T: Target> Redirect<T> {
                         ..pin_init::zeroed()
                     })
                 };
-                Self::register(ops)
+                // SAFETY: As above.
+                T::GATE.open(unsafe { &raw const (*this.as_ptr()).target })?;
+                Self::register(ops).inspect_err(|_| T::GATE.close())
             }),
         }? Error)
     }
@@ -187,6 +202,7 @@ impl<T: Target> PinnedDrop for Redirect<T> {
             pr_crit!("{:?}(): can't be given back ({err})\n", T::NAME);
         }
         T::GATE.drain();
+        T::GATE.close();
         // SAFETY: `ops` isn't registered any more.
         unsafe { raw::ftrace_free_filter(ops) };
     }

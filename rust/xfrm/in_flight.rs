@@ -15,7 +15,7 @@
 
 use super::{
     replay::{Numbers, Plain, Ring, Verdict, Window},
-    retired::successor,
+    retired::{ring, successor},
 };
 use crate::{
     raw,
@@ -25,9 +25,14 @@ use core::{fmt, slice};
 use kernel::{error::to_result, ffi::c_int, prelude::*};
 
 /// Whether the SA has an SPI, but isn't found by it: retired, or deleted.
-fn is_out(x: *const raw::xfrm_state) -> bool {
-    // SAFETY: The SA is valid and locked.
-    unsafe { (*x).byspi.pprev.is_null() && (*x).id.spi != 0 }
+///
+/// # Safety
+///
+/// The SA is valid.
+unsafe fn is_out(x: *const raw::xfrm_state) -> bool {
+    // SAFETY: The caller promises it. What comes and goes before the SA in its
+    // chain writes there without the SA's lock, but never null.
+    unsafe { (&raw const (*x).byspi.pprev).read_volatile().is_null() && (*x).id.spi != 0 }
 }
 
 /// Calls `f` with the locked successor of `x`, which is locked itself.
@@ -40,14 +45,15 @@ fn is_out(x: *const raw::xfrm_state) -> bool {
 /// `x` is valid, and locked with bottom halves off.
 unsafe fn with_successor(
     x: *mut raw::xfrm_state,
-    f: impl FnOnce(&mut raw::xfrm_state) -> Result,
+    f: impl FnOnce(*mut raw::xfrm_state) -> Result,
 ) -> Option<Result> {
     let mut next = successor(x)?;
 
     loop {
         let locked = next.lock_nested();
         // It may have been retired itself since.
-        if is_out(next.as_ptr()) {
+        // SAFETY: It is valid.
+        if unsafe { is_out(next.as_ptr()) } {
             if let Some(later) = successor(next.as_ptr()) {
                 drop(locked);
                 next = later;
@@ -57,8 +63,7 @@ unsafe fn with_successor(
         if !next.is_valid() {
             return Some(Err(EINVAL));
         }
-        // SAFETY: It is valid and locked.
-        return Some(f(unsafe { &mut *next.as_ptr() }));
+        return Some(f(next.as_ptr()));
     }
 }
 
@@ -66,95 +71,132 @@ unsafe fn with_successor(
 ///
 /// # Safety
 ///
-/// `skb` is valid.
-unsafe fn count(x: &mut raw::xfrm_state, skb: *const raw::sk_buff) {
-    // SAFETY: The caller promises it.
-    let len = unsafe { raw::xfrm_next_skb_len(skb) };
-    // User space may have set them to anything.
-    x.curlft.bytes = x.curlft.bytes.wrapping_add(len.into());
-    x.curlft.packets = x.curlft.packets.wrapping_add(1);
-    // SAFETY: It may be called anywhere.
-    x.lastused = unsafe { raw::ktime_get_real_seconds() };
+/// `x` is locked, `skb` is valid.
+unsafe fn count(x: *mut raw::xfrm_state, skb: *const raw::sk_buff) {
+    // SAFETY: The caller promises it. User space may have set the counters to
+    // anything.
+    unsafe {
+        let len = raw::xfrm_next_skb_len(skb);
+        (*x).curlft.bytes = (*x).curlft.bytes.wrapping_add(len.into());
+        (*x).curlft.packets = (*x).curlft.packets.wrapping_add(1);
+        (*x).lastused = raw::ktime_get_real_seconds();
+    }
 }
 
-/// Asks the window of `x` whether a packet may be received, and notes that it
-/// has been.
+/// Asks the windows of `x` and of its successor `new` whether a packet may be
+/// received, and notes in that of `new` that it has been.
+///
+/// That of `x` has the same packets and is not ahead, unless user space has set
+/// the new one back; but the kernel goes on with noting the packet there, which
+/// it may do only if it fits.
 ///
 /// Mirrors `xfrm_replay_recheck()` and `xfrm_replay_advance()`.
 ///
 /// # Safety
 ///
-/// `x` is locked, `skb` is valid.
-unsafe fn receive(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff, seq: Be32) -> Result {
-    // SAFETY: The caller promises it. The bits follow the structure.
-    let (hi, decrypted_hi, esn) = unsafe {
-        let cb = raw::xfrm_next_skb_cb(skb);
-        (
-            raw::xfrm_replay_seqhi(x, seq.0),
-            u32::from_be((*cb).seq.input.hi),
-            x.replay_esn.as_mut(),
-        )
-    };
-    let extended = x.repl_mode == raw::xfrm_replay_mode_XFRM_REPLAY_MODE_ESN;
-    let number = u64::from(hi) << 32 | u64::from(u32::from_be(seq.0));
-    // Without ESN, nobody looks at what user space may have set there.
-    let mut no_hi = 0;
-
-    let verdict = match esn {
-        None => note(
-            &mut Plain {
-                size: x.props.replay_window.into(),
-                top: &mut x.replay.seq,
-                bits: &mut x.replay.bitmap,
-            },
-            number,
-        ),
-        // It was decrypted as another packet than it would be now.
-        Some(_) if extended && hi != decrypted_hi => Verdict::Outside,
-        Some(esn) => note(
-            &mut Ring {
-                size: esn.replay_window,
-                // SAFETY: As above.
-                bits: unsafe {
-                    slice::from_raw_parts_mut(esn.bmp.as_mut_ptr(), esn.bmp_len as usize)
-                },
-                top: &mut esn.seq,
-                top_hi: if extended {
-                    &mut esn.seq_hi
-                } else {
-                    &mut no_hi
-                },
-            },
-            number,
-        ),
-    };
-    match verdict {
-        Verdict::Fresh => {
-            tell_device(x);
-            return Ok(());
+/// Both are locked, `skb` is valid.
+unsafe fn receive(
+    x: *mut raw::xfrm_state,
+    new: *mut raw::xfrm_state,
+    skb: *mut raw::sk_buff,
+    seq: Be32,
+) -> Result {
+    // SAFETY: The caller promises it.
+    unsafe {
+        let verdict = match ask(x, skb, seq, |window, number| window.check(number)) {
+            Verdict::Fresh => ask(new, skb, seq, note),
+            refused => refused,
+        };
+        match verdict {
+            Verdict::Fresh => {
+                tell_device(new);
+                return Ok(());
+            }
+            Verdict::Replayed => (*new).stats.replay = (*new).stats.replay.wrapping_add(1),
+            Verdict::Outside => {
+                (*new).stats.replay_window = (*new).stats.replay_window.wrapping_add(1);
+            }
         }
-        Verdict::Replayed => x.stats.replay = x.stats.replay.wrapping_add(1),
-        Verdict::Outside => x.stats.replay_window = x.stats.replay_window.wrapping_add(1),
+        raw::xfrm_next_audit_state_replay(new, skb, seq.0);
     }
-    // SAFETY: Both are valid.
-    unsafe { raw::xfrm_next_audit_state_replay(x, skb, seq.0) };
     Err(EINVAL)
 }
 
-/// Tells the device of an SA with ESN, if there is one, how far it has come.
-fn tell_device(x: &mut raw::xfrm_state) {
-    if x.repl_mode == raw::xfrm_replay_mode_XFRM_REPLAY_MODE_ESN {
-        // SAFETY: The SA is valid and locked.
-        unsafe { raw::xfrm_next_dev_state_advance_esn(x) }
-    }
-}
-
-fn note(window: &mut impl Window, number: u64) -> Verdict {
+fn note(window: &mut dyn Window, number: u64) -> Verdict {
     let verdict = window.check(number);
     if verdict == Verdict::Fresh {
         window.advance(number);
     }
     verdict
+}
+
+/// Asks the window of `x` about a packet, by `question`.
+///
+/// # Safety
+///
+/// `x` is locked, `skb` is valid.
+unsafe fn ask(
+    x: *mut raw::xfrm_state,
+    skb: *mut raw::sk_buff,
+    seq: Be32,
+    question: fn(&mut dyn Window, u64) -> Verdict,
+) -> Verdict {
+    // SAFETY: The caller promises it: the windows are ours. A ring's bits follow
+    // the structure, as many words as it says.
+    unsafe {
+        let hi = raw::xfrm_replay_seqhi(x, seq.0);
+        let number = u64::from(hi) << 32 | u64::from(u32::from_be(seq.0));
+        let esn = (*x).replay_esn;
+
+        if esn.is_null() {
+            let mut window = Plain {
+                size: (*x).props.replay_window.into(),
+                top: &mut (*x).replay.seq,
+                bits: &mut (*x).replay.bitmap,
+            };
+            return question(&mut window, number);
+        }
+        let extended = has_extended_numbers(x);
+        // It was decrypted as another packet than it would be now.
+        if extended && hi != u32::from_be((*raw::xfrm_next_skb_cb(skb)).seq.input.hi) {
+            return Verdict::Outside;
+        }
+        // Without ESN, nobody looks at what user space may have set there.
+        let mut no_hi = 0;
+        let mut window = Ring {
+            size: (*esn).replay_window,
+            top: &mut (*esn).seq,
+            top_hi: if extended {
+                &mut (*esn).seq_hi
+            } else {
+                &mut no_hi
+            },
+            bits: slice::from_raw_parts_mut(ring(esn), (*esn).bmp_len as usize),
+        };
+        question(&mut window, number)
+    }
+}
+
+/// # Safety
+///
+/// `x` is valid; its mode of replay is set once.
+unsafe fn has_extended_numbers(x: *const raw::xfrm_state) -> bool {
+    // SAFETY: The caller promises it.
+    unsafe { (*x).repl_mode == raw::xfrm_replay_mode_XFRM_REPLAY_MODE_ESN }
+}
+
+/// Tells the device of an SA with ESN, if there is one, how far it has come.
+///
+/// # Safety
+///
+/// `x` is locked.
+unsafe fn tell_device(x: *mut raw::xfrm_state) {
+    // SAFETY: The caller promises it.
+    unsafe {
+        if has_extended_numbers(x) {
+            raw::xfrm_next_dev_state_advance_esn(x);
+        }
+    }
 }
 
 /// Gives a packet the next number of `x`, or as many as it has segments.
@@ -164,61 +206,49 @@ fn note(window: &mut impl Window, number: u64) -> Verdict {
 /// # Safety
 ///
 /// `x` is locked, `skb` is valid.
-unsafe fn number(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff) -> Result {
-    // SAFETY: The caller promises it; a type lives as long as its SAs.
-    let (kind, cb, offload, esn) = unsafe {
-        (
-            &*x.type_,
-            &mut *raw::xfrm_next_skb_cb(skb),
-            raw::xfrm_next_skb_offload(skb).as_mut(),
-            x.replay_esn.as_mut(),
-        )
-    };
-    if u32::from(kind.flags) & raw::XFRM_TYPE_REPLAY_PROT == 0 {
-        return Ok(());
-    }
-    let numbers = if x.repl_mode == raw::xfrm_replay_mode_XFRM_REPLAY_MODE_ESN {
-        Numbers::Extended
-    } else if x.props.extra_flags & raw::XFRM_SA_XFLAG_OSEQ_MAY_WRAP != 0 {
-        Numbers::Wrapping
-    } else {
-        Numbers::Plain
-    };
-    let count = match offload {
-        // SAFETY: As above.
-        Some(_) => unsafe { raw::xfrm_next_skb_gso_segs(skb) },
-        None => 1,
-    };
-    let last = match &esn {
-        Some(esn) if numbers == Numbers::Extended => {
-            u64::from(esn.oseq_hi) << 32 | u64::from(esn.oseq)
+unsafe fn number(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff) -> Result {
+    // SAFETY: The caller promises it: the numbers are ours. A type lives as long
+    // as its SAs.
+    unsafe {
+        if u32::from((*(*x).type_).flags) & raw::XFRM_TYPE_REPLAY_PROT == 0 {
+            return Ok(());
         }
-        Some(esn) => esn.oseq.into(),
-        None => x.replay.oseq.into(),
-    };
+        let cb = raw::xfrm_next_skb_cb(skb);
+        let offload = raw::xfrm_next_skb_offload(skb);
+        let esn = (*x).replay_esn;
+        let numbers = if has_extended_numbers(x) {
+            Numbers::Extended
+        } else if (*x).props.extra_flags & raw::XFRM_SA_XFLAG_OSEQ_MAY_WRAP != 0 {
+            Numbers::Wrapping
+        } else {
+            Numbers::Plain
+        };
+        let count = if offload.is_null() {
+            1
+        } else {
+            raw::xfrm_next_skb_gso_segs(skb)
+        };
+        let mut no_hi = 0;
+        let (last, last_hi) = match (esn.is_null(), numbers) {
+            (true, _) => (&mut (*x).replay.oseq, &mut no_hi),
+            (false, Numbers::Extended) => (&mut (*esn).oseq, &mut (*esn).oseq_hi),
+            (false, _) => (&mut (*esn).oseq, &mut no_hi),
+        };
 
-    let Some((first, last)) = numbers.take(last, count) else {
-        // SAFETY: Both are valid.
-        unsafe { raw::xfrm_next_audit_state_replay_overflow(x, skb) };
-        return Err(EOVERFLOW);
-    };
-    let (low, hi) = (first as u32, (first >> 32) as u32);
-    cb.seq.output.low = low;
-    cb.seq.output.hi = hi;
-    if let Some(offload) = offload {
-        offload.seq.low = low;
-        offload.seq.hi = hi;
-    }
-    match esn {
-        Some(esn) => {
-            esn.oseq = last as u32;
-            if numbers == Numbers::Extended {
-                esn.oseq_hi = (last >> 32) as u32;
-            }
+        let Some((first, end)) = numbers.take(u64::from(*last_hi) << 32 | u64::from(*last), count)
+        else {
+            raw::xfrm_next_audit_state_replay_overflow(x, skb);
+            return Err(EOVERFLOW);
+        };
+        (*last, *last_hi) = (end as u32, (end >> 32) as u32);
+        (*cb).seq.output.low = first as u32;
+        (*cb).seq.output.hi = (first >> 32) as u32;
+        if !offload.is_null() {
+            (*offload).seq.low = first as u32;
+            (*offload).seq.hi = (first >> 32) as u32;
         }
-        None => x.replay.oseq = last as u32,
+        tell_device(x);
     }
-    tell_device(x);
     Ok(())
 }
 
@@ -231,7 +261,7 @@ unsafe fn number(x: &mut raw::xfrm_state, skb: *mut raw::sk_buff) -> Result {
 unsafe fn handle(
     x: *mut raw::xfrm_state,
     skb: *mut raw::sk_buff,
-    f: impl Fn(&mut raw::xfrm_state) -> Result,
+    f: impl Fn(*mut raw::xfrm_state) -> Result,
 ) -> c_int {
     // SAFETY: The caller promises it; the successor is locked.
     let result = unsafe {
@@ -241,7 +271,7 @@ unsafe fn handle(
             count(new, skb);
             Ok(())
         })
-        .unwrap_or_else(|| f(&mut *x))
+        .unwrap_or_else(|| f(x))
     };
     result.map_or_else(|e| e.to_errno(), |()| 0)
 }
@@ -275,7 +305,8 @@ unsafe impl Target for Recheck {
     const GATE: &'static Gate = &RECHECK_GATE;
 
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
-        is_out(arguments.first())
+        // SAFETY: The function's first argument is an SA.
+        unsafe { is_out(arguments.first()) }
     }
 }
 
@@ -283,9 +314,10 @@ unsafe impl Target for Recheck {
 ///
 /// As for `xfrm_replay_recheck()`: `x` is locked.
 unsafe extern "C" fn recheck(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff, seq: Be32) -> c_int {
-    let _pass = RECHECK_GATE.pass();
+    // SAFETY: The call has been redirected here.
+    let _pass = unsafe { Recheck::pass() };
     // SAFETY: The caller has locked `x`, in a bottom half.
-    unsafe { handle(x, skb, |x| receive(x, skb, seq)) }
+    unsafe { handle(x, skb, |new| receive(x, new, skb, seq)) }
 }
 
 /// Takes the number of a packet to be sent from the successor.
@@ -302,7 +334,8 @@ unsafe impl Target for Overflow {
     const GATE: &'static Gate = &OVERFLOW_GATE;
 
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
-        is_out(arguments.first())
+        // SAFETY: The function's first argument is an SA.
+        unsafe { is_out(arguments.first()) }
     }
 }
 
@@ -310,7 +343,8 @@ unsafe impl Target for Overflow {
 ///
 /// As for `xfrm_replay_overflow()`: `x` is locked.
 unsafe extern "C" fn overflow(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff) -> c_int {
-    let _pass = OVERFLOW_GATE.pass();
+    // SAFETY: The call has been redirected here.
+    let _pass = unsafe { Overflow::pass() };
     // SAFETY: The caller has locked `x`, with bottom halves off.
     unsafe { handle(x, skb, |x| number(x, skb)) }
 }

@@ -43,7 +43,7 @@ pub trait MigrateState: Send + Sync + 'static {
     fn serves(&self, net: &Namespace) -> bool;
 
     /// Serves one. May sleep; `xfrm_cfg_mutex` is held.
-    fn serve(request: Request<'_>) -> Result;
+    fn serve(&self, request: Request<'_>) -> Result;
 }
 
 /// Redirects `xfrm_do_migrate_state()` to `H`.
@@ -77,14 +77,15 @@ unsafe extern "C" fn migrate_state<H: MigrateState>(
     attrs: *mut *mut raw::nlattr,
     extack: *mut raw::netlink_ext_ack,
 ) -> c_int {
-    let _pass = MIGRATE_STATE_GATE.pass();
+    // SAFETY: Redirected here, the call is one of the target's.
+    let pass = unsafe { MigrateStateTarget::<H>::pass() };
     const COUNT: usize = raw::xfrm_attr_type_t___XFRMA_MAX as usize;
 
     // SAFETY: xfrm_user_rcv_msg() calls a `Doit` with what the netlink core has
     // given it, or a translation of that, and with what it has parsed of it: a
     // table of `XFRMA_MAX` + 1 attributes. All stays until we return.
     let request = unsafe { Request::from_raw(skb, nlh, attrs, COUNT, extack) };
-    match H::serve(request) {
+    match pass.target().0.serve(request) {
         Ok(()) => 0,
         Err(e) => e.to_errno(),
     }

@@ -18,6 +18,7 @@ mod replay;
 pub mod retired;
 pub mod snapshot;
 pub mod state;
+mod tables;
 pub mod uapi;
 
 pub use new_state::NewState;

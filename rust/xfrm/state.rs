@@ -164,6 +164,12 @@ impl State {
         self.phase() == raw::XFRM_STATE_VALID
     }
 
+    /// Whether there is no reference to it but that of the caller.
+    pub(super) fn is_unshared(&self) -> bool {
+        // SAFETY: The SA is valid.
+        unsafe { raw::xfrm_next_state_refcount(self.as_ptr()) == 1 }
+    }
+
     /// `XFRM_STATE_*`: where the SA is in its life.
     fn phase(&self) -> u32 {
         get!(self, km.state).into()
