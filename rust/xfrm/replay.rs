@@ -150,9 +150,9 @@ impl Window for Ring<'_> {
             let words = self.size.div_ceil(32) as usize;
             self.bits.iter_mut().take(words).for_each(|word| *word = 0);
         }
-        self.set(position.wrapping_add(ahead as u32) % self.size, true);
         *self.top = number as u32;
         *self.top_hi = (number >> 32) as u32;
+        self.set(self.position(), true);
     }
 }
 
@@ -170,15 +170,15 @@ pub enum Numbers {
 impl Numbers {
     /// Takes the next `count` numbers after `last`: returns the first and the
     /// last of them, or `None` if there aren't as many.
+    ///
+    /// A `count` of 0 takes one.
     pub fn take(self, last: u64, count: u32) -> Option<(u64, u64)> {
-        // A count of 0 is possible: user space may send GSO without a count.
-        let first = last.checked_add(1)?;
-        let end = last.checked_add(count.into())?;
+        let end = last.checked_add(count.max(1).into())?;
 
         match self {
             Self::Plain if end > u32::MAX.into() => None,
-            Self::Wrapping => Some((first & 0xffff_ffff, end & 0xffff_ffff)),
-            Self::Plain | Self::Extended => Some((first, end)),
+            Self::Wrapping => Some(((last + 1) & 0xffff_ffff, end & 0xffff_ffff)),
+            Self::Plain | Self::Extended => Some((last + 1, end)),
         }
     }
 }
