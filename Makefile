@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 FLAVOUR ?= test
 
-.PHONY: help kdir setup kernel module cli vm demo test lint fmt clean clean-cache
+.PHONY: help kdir setup kernel module cli vm demo test fuzz-host miri lint fmt clean clean-cache
 .DEFAULT_GOAL := $(if $(KDIR),kdir,help)
 
 kdir:
@@ -20,6 +20,8 @@ help:
 	@echo 'make module        build the module for that kernel'
 	@echo 'make cli           build the command xfrm-next'
 	@echo 'make vm            a shell in that kernel'
+	@echo 'make fuzz-host     fuzz the logic of the module on this host; SECONDS=60: for how long'
+	@echo 'make miri          the tests on this host in Miri, if rustup has a nightly one'
 	@echo 'make lint          rustfmt, clippy, checkpatch, shellcheck, and where unsafe may be'
 	@echo 'make fmt           format the Rust code'
 	@echo 'make clean         remove what was built here'
@@ -45,6 +47,12 @@ demo:
 
 test:
 	@scripts/test
+
+fuzz-host:
+	@scripts/fuzz-host $(SECONDS)
+
+miri:
+	@scripts/miri
 
 lint:
 	@scripts/lint

@@ -12,7 +12,7 @@ use crate::xfrm::{
 };
 
 /// What is to be done for a request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// How the new SA differs from the old one; the rest is inherited.
     pub changes: Changes,

@@ -43,7 +43,7 @@ pub struct Snapshot {
 }
 
 /// How a new SA differs from the one that it is a clone of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Changes {
     /// Destination.
     pub daddr: Address,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The module's own sources, in the places that they have in its crate, as far
-//! as they don't depend on the kernel.
+//! as they don't depend on the kernel; and [`properties`], what they have to do
+//! with any input.
+
+pub mod properties;
 
 #[path = "../../../rust/migrate_state"]
 pub mod migrate_state {

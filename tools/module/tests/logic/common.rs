@@ -2,27 +2,11 @@
 
 //! A message and an SA to start from.
 
+pub use module::properties::plan::Attrs;
 use module::{
-    migrate_state::request::{Attributes, Request},
+    migrate_state::request::Request,
     xfrm::{snapshot::Snapshot, uapi::*},
 };
-use zerocopy::{Immutable, IntoBytes};
-
-#[derive(Default)]
-pub struct Attrs(Vec<(u16, Vec<u8>)>);
-
-impl Attrs {
-    pub fn with<T: IntoBytes + Immutable>(mut self, kind: u16, value: T) -> Self {
-        self.0.push((kind, value.as_bytes().to_vec()));
-        self
-    }
-}
-
-impl Attributes for Attrs {
-    fn get(&self, kind: u16) -> Option<&[u8]> {
-        self.0.iter().find(|(k, _)| *k == kind).map(|(_, v)| &v[..])
-    }
-}
 
 pub fn v4(last: u8) -> Address {
     let mut bytes = [0; 16];

@@ -4,6 +4,7 @@
 
 mod btf;
 mod common;
+mod corpus;
 mod plan;
 mod replay;
 mod request;
