@@ -53,7 +53,7 @@ class Hosts(contextlib.ExitStack):
             sa = sa.but(sel=host(self.inner[1], self.inner[0]))
         elif self.inner:
             sa = sa.but(sel=Selector(family=inner))
-        numbered = sa.proto != xfrm.COMP and not sa.flags & xfrm.FLAG_ESN
+        numbered = sa.proto != xfrm.COMP and "REPLAY_ESN_VAL" not in (more_in or {})
         self.out = self.a.xfrm.new(sa.but({"SA_DIR": b"\2", **(more_out or {})}))
         self.in_ = self.b.xfrm.new(sa.but({"SA_DIR": b"\1", **(more_in or {})},
                                           window=32 * numbered))
