@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""The kernel's own selftests of IPsec: they pass, with the module as without.
+
+They come as they are from the source of the running kernel, and run in the
+test kernel only. SOAK=1 in the environment: those as well that take long.
+"""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from lib import handler, ktap
+from lib.flood import DEBUG
+from lib.ktap import equal, true
+
+SOURCE = Path("/lib/modules", os.uname().release, "build/source/tools/testing/selftests")
+# The kernel's net/ipsec.c, which scripts/test compiles.
+IPSEC = Path(__file__).resolve().parent / "ipsec"
+SOAK = bool(os.environ.get("SOAK"))
+VERDICT = re.compile(r"\b(PASS|OK|not ok|ok|FAIL|XFAIL|SKIP)\b")
+GOOD = {"PASS", "OK", "ok"}
+SKIPPED = 4
+PATIENCE = 1800 if SOAK else 300
+
+
+def verdicts(output):
+    """The lines that give one, without what differs from run to run.
+
+    Those of parallel tests come in any order, with a number that says so.
+    """
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    return sorted(re.sub(r"^((not )?ok) \d+", r"\1", line) for line in lines
+                  if VERDICT.search(line) and not line.startswith("#"))
+
+
+def run(path, *args):
+    """Its verdicts, all of them good."""
+    start = time.monotonic()
+    result = subprocess.run([path, *args], cwd=SOURCE / "net", stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            errors="replace", timeout=PATIENCE, check=False)
+    print(f"# {path.name}: {time.monotonic() - start:.0f} s", flush=True)
+    found = verdicts(result.stdout)
+    if result.returncode == SKIPPED:
+        raise ktap.Skip("; ".join(line for line in found if "SKIP" in line) or "no reason given")
+    true(result.returncode == 0 and found
+         and GOOD.issuperset(VERDICT.search(line)[0] for line in found),
+         f"{path.name} {' '.join(args)}: status {result.returncode}\n{result.stdout}")
+    return found
+
+
+def same(path, *args):
+    """Without the module, then with it."""
+    if DEBUG:
+        raise ktap.Skip("the test kernel runs this")
+    if handler.loaded():
+        raise ktap.Skip("the module is already loaded")
+    if not path.exists():
+        raise ktap.Skip(f"no {path}")
+    without = run(path, *args)
+    with handler.module():
+        handler.use(handler.RUST)
+        equal(run(path, *args), without, "results with the module")
+
+
+def rtnetlink():
+    same(SOURCE / "net/rtnetlink.sh", "-t", "kci_test_ipsec kci_test_ipsec_offload")
+
+
+def bond_ipsec_offload():
+    """It does not mind what netdevsim says of SAs left behind; ktap does."""
+    same(SOURCE / "drivers/net/bonding/bond_ipsec_offload.sh")
+
+
+def xfrm_state():
+    same(SOURCE / "net/xfrm_state.sh")
+
+
+def vrf_xfrm():
+    same(SOURCE / "net/vrf-xfrm-tests.sh")
+
+
+def xfrm_policy():
+    same(SOURCE / "net/xfrm_policy.sh")
+
+
+def ipsec():
+    """Every algorithm; 8 processes share them."""
+    same(IPSEC, "8")
+
+
+QUICK = [rtnetlink, bond_ipsec_offload]
+LONG = [xfrm_state, vrf_xfrm, xfrm_policy, ipsec]
+
+if __name__ == "__main__":
+    ktap.main(QUICK + (LONG if SOAK else []), handlers=(handler.NEITHER,), load=False)
