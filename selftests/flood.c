@@ -4,11 +4,16 @@
  * their network namespaces; each command prints one line when it ends, on its
  * own or by SIGTERM.
  *
- *   flood send SRC DST PORT          numbered datagrams: "SENT ERRORS"
+ *   flood send SRC DST PORT [N]      numbered datagrams, N of them at a time:
+ *                                    "SENT ERRORS"
  *   flood receive ADDR PORT          "DIFFERENT REPEATED"
  *   flood request COUNT < MESSAGES   netlink requests, over and over again:
  *                                    "DONE", then "ERRNO TIMES" of failures
- *   flood tap DEV FILE               frames that come in at DEV: "FRAMES"
+ *   flood tap DEV FILE [again]       ESP and AH that go out at DEV, each sent
+ *                                    again at once if asked for; how many, and
+ *                                    how many different ones by SPI and number,
+ *                                    and by what follows (the IV or the ICV):
+ *                                    "FRAMES NUMBERS IVS"
  *   flood replay DEV FILE            sends them again: "FRAMES"
  *   flood cost TXFD RXFD COUNT SIZE  ns from send() to recv(), of so many
  *                                    datagrams: "MEDIAN MIN MAX"
@@ -20,6 +25,7 @@
 #include <linux/netlink.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -30,8 +36,10 @@
 #include <unistd.h>
 
 #define PAYLOAD		1200
+#define SEGMENTS	8
 #define FRAME		2048
 #define NUMBERS		(1UL << 26)
+#define FRAMES		(1UL << 22)
 
 static volatile sig_atomic_t stop;
 
@@ -82,22 +90,30 @@ static int udp(const char *addr, int port)
 
 static int do_send(char **argv)
 {
+	int segments = argv[3] ? atoi(argv[3]) : 1, size = PAYLOAD;
+	static char payload[SEGMENTS * PAYLOAD];
 	unsigned long sent = 0, errors = 0;
 	struct sockaddr_storage ss;
 	socklen_t len = address(argv[1], atoi(argv[2]), &ss);
 	int fd = udp(argv[0], 0);
-	char payload[PAYLOAD] = {};
 
 	if (connect(fd, (struct sockaddr *)&ss, len))
 		die("connect");
+	if (segments < 1 || segments > SEGMENTS)
+		die(argv[3]);
+	if (segments > 1 &&
+	    setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof(size)))
+		die("UDP_SEGMENT");
 	while (!stop) {
-		uint64_t number = sent + errors;
+		for (int i = 0; i < segments; i++) {
+			uint64_t number = sent + errors + i;
 
-		memcpy(payload, &number, sizeof(number));
-		if (send(fd, payload, sizeof(payload), 0) == sizeof(payload))
-			sent++;
+			memcpy(payload + i * PAYLOAD, &number, sizeof(number));
+		}
+		if (send(fd, payload, segments * PAYLOAD, 0) > 0)
+			sent += segments;
 		else if (errno != EINTR)
-			errors++;
+			errors += segments;
 	}
 	printf("%lu %lu\n", sent, errors);
 	return 0;
@@ -205,14 +221,59 @@ static int packet(const char *dev)
 	return fd;
 }
 
+static void transmit(int fd, const char *frame, ssize_t len)
+{
+	while (send(fd, frame, len, 0) != len)
+		if (errno != ENOBUFS && errno != EINTR)
+			die("send");
+}
+
+/* The SPI and what follows of an ESP, AH, or encapsulated ESP frame. */
+static const char *ipsec(const char *frame)
+{
+	int v6 = !memcmp(frame + 12, "\x86\xdd", 2);
+	int head = v6 ? 54 : 14 + 4 * (frame[14] & 15);
+
+	if (!v6 && memcmp(frame + 12, "\x08\x00", 2))
+		return NULL;
+	switch (frame[v6 ? 20 : 23]) {
+	case IPPROTO_ESP:
+		return frame + head;
+	case IPPROTO_AH:
+		return frame + head + 4;
+	case IPPROTO_UDP:
+		return frame + head + sizeof(struct udphdr);
+	}
+	return NULL;
+}
+
+static int ascending(const void *a, const void *b)
+{
+	long left = *(const long *)a, right = *(const long *)b;
+
+	return (left > right) - (left < right);
+}
+
+static unsigned long different(long *values, unsigned long count)
+{
+	unsigned long distinct = 0;
+
+	qsort(values, count, sizeof(*values), ascending);
+	for (unsigned long i = 0; i < count; i++)
+		distinct += !i || values[i] != values[i - 1];
+	return distinct;
+}
+
 static int do_tap(char **argv)
 {
+	static long numbers[FRAMES], ivs[FRAMES];
 	struct timeval patience = { .tv_usec = 200000 };
 	int fd = packet(argv[0]);
 	FILE *file = fopen(argv[1], "w");
 	unsigned long frames = 0;
 	struct sockaddr_ll from;
-	char frame[FRAME];
+	char frame[FRAME] = {};
+	const char *header;
 	ssize_t len;
 
 	if (!file)
@@ -225,16 +286,24 @@ static int do_tap(char **argv)
 			       (struct sockaddr *)&from, &size);
 		if (len < 0 && stop)
 			break;
-		if (len <= 0 || from.sll_pkttype == PACKET_OUTGOING)
+		if (len <= 0 || from.sll_pkttype != PACKET_OUTGOING)
 			continue;
-		if (fwrite(&len, sizeof(len), 1, file) != 1 ||
+		header = ipsec(frame);
+		if (!header)
+			continue;
+		if (frames == FRAMES || fwrite(&len, sizeof(len), 1, file) != 1 ||
 		    fwrite(frame, len, 1, file) != 1)
 			die(argv[1]);
+		memcpy(&numbers[frames], header, sizeof(*numbers));
+		memcpy(&ivs[frames], header + sizeof(*numbers), sizeof(*ivs));
 		frames++;
+		if (argv[2])
+			transmit(fd, frame, len);
 	}
 	if (fclose(file))
 		die(argv[1]);
-	printf("%lu\n", frames);
+	printf("%lu %lu %lu\n", frames, different(numbers, frames),
+	       different(ivs, frames));
 	return 0;
 }
 
@@ -251,20 +320,11 @@ static int do_replay(char **argv)
 	while (!stop && fread(&len, sizeof(len), 1, file) == 1) {
 		if (len > FRAME || fread(frame, len, 1, file) != 1)
 			die(argv[1]);
-		while (send(fd, frame, len, 0) != len)
-			if (errno != ENOBUFS && errno != EINTR)
-				die("send");
+		transmit(fd, frame, len);
 		frames++;
 	}
 	printf("%lu\n", frames);
 	return 0;
-}
-
-static int ascending(const void *a, const void *b)
-{
-	long left = *(const long *)a, right = *(const long *)b;
-
-	return (left > right) - (left < right);
 }
 
 static int do_cost(char **argv)
@@ -297,9 +357,11 @@ static const struct command {
 	int (*run)(char **argv);
 } commands[] = {
 	{ "send", 3, do_send },
+	{ "send", 4, do_send },
 	{ "receive", 2, do_receive },
 	{ "request", 1, do_request },
 	{ "tap", 2, do_tap },
+	{ "tap", 3, do_tap },
 	{ "replay", 2, do_replay },
 	{ "cost", 4, do_cost },
 };

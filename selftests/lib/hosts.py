@@ -10,6 +10,7 @@ lets nothing in which that SA did not bring.
 """
 
 import contextlib
+import copy
 import socket
 
 from lib import ktap, xfrm
@@ -43,12 +44,20 @@ class Hosts(contextlib.ExitStack):
                 ns.address("v", *(f"{pair[n]}/{bits - 8}" for pair in outer))
                 ns.address("lo", f"{INNER[family][n]}/{bits}")
                 ns.route(f"{INNER[family][1 - n]}/{bits}", dev="v")
+        self.ends = INNER
         self.outer = self.inner = self.out = self.in_ = None
+
+    def back(self):
+        """The same two with names changed, for an SA that leads from B to A."""
+        back = copy.copy(self)
+        back.a, back.b = self.b, self.a
+        back.ends = {family: ends[::-1] for family, ends in self.ends.items()}
+        return back
 
     def sa(self, sa, inner=xfrm.AF_INET, more_in=None, more_out=None):
         """One SA from A to B, and policies; more_* are attributes of one side."""
         self.outer = (sa.src, sa.dst)
-        self.inner = INNER[inner] if sa.mode != xfrm.TRANSPORT else None
+        self.inner = self.ends[inner] if sa.mode != xfrm.TRANSPORT else None
         if sa.mode == xfrm.BEET:
             sa = sa.but(sel=host(self.inner[1], self.inner[0]))
         elif self.inner:
@@ -85,9 +94,14 @@ class Hosts(contextlib.ExitStack):
     def dumps(self):
         return self.a.xfrm.get(self.out), self.b.xfrm.get(self.in_)
 
+    @property
+    def talk(self):
+        """The addresses of the two ends of what the SA protects."""
+        return self.inner or self.outer
+
     def sockets(self):
-        """A UDP socket at each end of what the SA protects."""
-        src, dst = self.inner or self.outer
+        """A UDP socket at each end of that."""
+        src, dst = self.talk
         receiver = self.b.udp(dst, PORT)
         sender = self.a.udp(src)
         sender.connect(receiver.getsockname()[:2])

@@ -13,7 +13,7 @@ AF_INET, AF_INET6 = socket.AF_INET, socket.AF_INET6
 NEWSA, DELSA, GETSA, NEWPOLICY, DELPOLICY = range(0x10, 0x15)
 ALLOCSPI, ACQUIRE, EXPIRE, UPDPOLICY, UPDSA = range(0x16, 0x1b)
 FLUSHSA, FLUSHPOLICY, NEWAE, GETAE = range(0x1c, 0x20)
-GETSADINFO, MIGRATE_STATE = 0x23, 0x29
+MIGRATE, GETSADINFO, MIGRATE_STATE = 0x21, 0x23, 0x29
 ESP, AH, COMP, IPIP, UDP = 50, 51, 108, 4, 17
 TRANSPORT, TUNNEL, BEET, IPTFS = 0, 1, 4, 5
 DIR_IN, DIR_OUT = 1, 2
@@ -232,6 +232,14 @@ def migrate(sa, dst=None, src=None, sel=None, add=(), **changes):
     request = Migrate(sa.ident(), dst, src, sa.mark, sel.pack(), sa.reqid,
                       family=family(dst), attrs=tuple(add))
     return replace(request, **changes)
+
+
+def migrate_with_policy(direction, sel, sa):
+    """XFRM_MSG_MIGRATE of an SA to where it is, and of the policy that asks for it."""
+    return (sel.pack() + struct.pack("=IB3x", 0, direction)
+            + attrs([(A["MIGRATE"], 2 * (addr(sa.dst) + addr(sa.src))
+                      + struct.pack("=BBHIHH", sa.proto, sa.mode, 0, sa.reqid,
+                                    sa.family, sa.family))]))
 
 
 class Xfrm(Netlink):
