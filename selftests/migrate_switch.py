@@ -53,8 +53,7 @@ def safe(cost):
 
 
 def harmless(cost, segments=1, again=False):
-    """Nothing is lost either, or left behind, or not counted."""
-    safe(cost)
+    """Nothing is lost, left behind or miscounted either."""
     equal((cost.acquires, cost.larval), (0, 0), "acquires, larval SAs")
     equal((cost.lost, cost.out.refused, cost.in_.refused), (0, 0, 0), "packets lost, or not sent")
     refused = (cost.out.frames + cost.in_.frames) * again
@@ -64,6 +63,7 @@ def harmless(cost, segments=1, again=False):
               "packets counted by the SAs")
         equal([size % packets for size, packets in way.counted], [0, 0],
               "bytes counted that are no packet's")
+    safe(cost)
 
 
 @both
