@@ -108,7 +108,7 @@ class Flow:
         """A process that receives, when it does."""
         process = Flood.start(self.ends.b, 1, "receive", self.ends.talk[1], PORT)
         with self.ends.b.inside():
-            ktap.wait(lambda: any(f":{PORT:04X} " in Path(f"/proc/thread-self/net/{udp}").read_text()
+            ktap.wait(lambda: any(f":{PORT:04X} " in Path("/proc/thread-self/net", udp).read_text()
                                   for udp in ("udp", "udp6")), "somebody receives")
         return process
 
@@ -177,8 +177,8 @@ class Flood(Hosts):
                    (self.b, self.talk[1], 1))
         hear = [ns.listen(xfrm.GROUP_ACQUIRE) for ns in (self.a, self.b)]
         before = [ns.counters() for ns in (self.a, self.b)]
-        requests = b"".join(Message(kind, REQUEST | ACK | flags, 0, 0, body).pack()
-                            for sa in (self.out, self.other.in_) for kind, body, flags in how(sa))
+        requests = [Message(kind, REQUEST | ACK | flags, 0, 0, body).pack()
+                    for sa in (self.out, self.other.in_) for kind, body, flags in how(sa)]
 
         with tempfile.TemporaryDirectory() as files:
             flows = [Flow(ends, os.path.join(files, name), again)
@@ -186,8 +186,9 @@ class Flood(Hosts):
             for flow, sender in zip(flows, senders):
                 flow.send(*sender)
             mover = self.start(self.a, 1, "request", moves, stdin=subprocess.PIPE)
-            done, *failures = map(int, mover.communicate(requests)[0].split())
-            ktap.equal(failures, [], "errno and number of requests that failed")
+            ktap.equal(mover.communicate(b"".join(requests))[0].split(),
+                       [b"%d" % (moves * len(requests))],
+                       "requests that were done, errno and number of those that were not")
             sent = [self.end(flow.sender) for flow in flows]
             settle(self.a, self.b)
             ways = [flow.end(s) for flow, s in zip(flows, sent)]
