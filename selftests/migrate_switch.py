@@ -17,7 +17,7 @@ from lib.xfrm import SA
 # A debug kernel is too slow to show what the others get wrong; there it is
 # about what it says of ours.
 MOVES = int(os.environ.get("MOVES", 500 if DEBUG else 10000))
-FEW = max(MOVES // 20, 100)
+FEW = MOVES // 20
 both = only(RUST) if DEBUG else (lambda test: test)
 
 SPI = 0x1000
