@@ -51,4 +51,5 @@ def handled_by(template, name):
             yield driver
         finally:
             # The last SA that uses it is freed when its namespace is.
-            ktap.wait(lambda: ask(DELALG, driver) != errno.EBUSY, f"{driver} is free")
+            ktap.wait(lambda: ask(DELALG, driver) != errno.EBUSY, f"{driver} is free",
+                      netlink.PATIENCE)
