@@ -123,7 +123,7 @@ def by(template, *sa, **more):
     with crypto.handled_by(template, "seqiv(rfc4106(gcm(aes)))") as driver:
         two = Flood(*sa)
         true(int(crypto.known()[driver]["refcnt"]) > 1, f"{driver} is in use")
-        return moved(f"{template} {more}", two, moves=MOVES // 5, **more)
+        return moved(f"{template}, {driver}", two, moves=MOVES // 10, **more)
 
 
 @only(RUST)
