@@ -13,16 +13,9 @@ from lib.handler import RUST
 from lib.hosts import V4, V4_MOVED, Hosts
 from lib.ktap import defect, equal, only, true
 from lib.netns import Netns
-from lib.xfrm import SA, migrate
+from lib.xfrm import SA, limits, migrate
 
 SOFT = SA("192.0.2.1", "192.0.2.2", 0x100, reqid=7)
-
-
-def limits(**values):
-    """The eight limits with these set, others open."""
-    names = ("soft_bytes hard_bytes soft_packets hard_packets"
-             " soft_add hard_add soft_use hard_use").split()
-    return tuple(values.pop(n, d) for n, d in zip(names, xfrm.NO_LIMITS))
 
 
 def expiries(listener):

@@ -109,8 +109,13 @@ class Netns:
         if reply.errno:
             raise OSError(reply.errno, f"rtnetlink {kind}: {reply.text}")
 
-    def up(self, name):
-        self._rtnl(RTM_NEWLINK, _ifinfo(IFF_UP) + attr(IFLA_IFNAME, name.encode() + b"\0"))
+    def up(self, name, up=True):
+        self._rtnl(RTM_NEWLINK, _ifinfo(IFF_UP, up) + attr(IFLA_IFNAME, name.encode() + b"\0"))
+
+    def give(self, name, other):
+        """Moves a device into another namespace."""
+        self._rtnl(RTM_NEWLINK, _ifinfo() + attrs([(IFLA_IFNAME, name.encode() + b"\0"),
+                                                   (IFLA_NET_NS_FD, struct.pack("=i", other.fd))]))
 
     def veth(self, name, peer, peer_name):
         """A veth pair from here into the namespace peer, both ends up."""
@@ -169,5 +174,5 @@ class Netns:
             return {k: int(v) for k, v in map(str.split, f)}
 
 
-def _ifinfo(flags=0):
-    return struct.pack("=BxHiII", 0, 0, 0, flags, flags)
+def _ifinfo(flags=0, on=True):
+    return struct.pack("=BxHiII", 0, 0, 0, flags if on else 0, flags)

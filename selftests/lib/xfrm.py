@@ -66,6 +66,13 @@ def esn(window, words, oseq=0, seq=0, oseq_hi=0, seq_hi=0, bitmap=()):
     return struct.pack(f"=6I{words}I", words, oseq, seq, oseq_hi, seq_hi, window, *bits)
 
 
+def limits(**values):
+    """The eight limits with these set, others open."""
+    names = ("soft_bytes hard_bytes soft_packets hard_packets"
+             " soft_add hard_add soft_use hard_use").split()
+    return tuple(values.pop(n, d) for n, d in zip(names, NO_LIMITS))
+
+
 def replay(oseq, seq, bitmap):
     return struct.pack("=III", oseq, seq, bitmap)
 
@@ -242,6 +249,17 @@ def migrate_with_policy(direction, sel, sa):
                                     sa.family, sa.family))]))
 
 
+def policy(direction, sel, sa, zero=False, optional=0):
+    """What NEWPOLICY wants to know for a policy with this SA as its template."""
+    src, dst = ("", "") if zero else (sa.src, sa.dst)
+    tmpl = addr(dst) + bytes(4) + struct.pack("=B3xH2x", sa.proto, sa.family) + addr(
+        src) + struct.pack("=IBBBxIII", sa.reqid, sa.mode, 0, optional, INF & 0xffffffff,
+                           INF & 0xffffffff, INF & 0xffffffff)
+    info = (sel.pack() + struct.pack("=8Q", *NO_LIMITS) + bytes(32)
+            + struct.pack("=IIBBBB4x", 0, 0, direction, 0, 0, 0))
+    return info + attrs([(A["TMPL"], tmpl)])
+
+
 class Xfrm(Netlink):
     """A NETLINK_XFRM socket of the network namespace it was made in."""
 
@@ -293,14 +311,8 @@ class Xfrm(Netlink):
 
     def policy(self, direction, sel, sa, update=False, zero=False, optional=0):
         """Asks for this SA; zero leaves the template's addresses open."""
-        src, dst = ("", "") if zero else (sa.src, sa.dst)
-        tmpl = addr(dst) + bytes(4) + struct.pack("=B3xH2x", sa.proto, sa.family) + addr(
-            src) + struct.pack("=IBBBxIII", sa.reqid, sa.mode, 0, optional, INF & 0xffffffff,
-                               INF & 0xffffffff, INF & 0xffffffff)
-        info = (sel.pack() + struct.pack("=8Q", *NO_LIMITS) + bytes(32)
-                + struct.pack("=IIBBBB4x", 0, 0, direction, 0, 0, 0))
         self.must(UPDPOLICY if update else NEWPOLICY,
-                  info + attrs([(A["TMPL"], tmpl)]))
+                  policy(direction, sel, sa, zero, optional))
 
     def thresholds(self, sa):
         """(replay_maxdiff, replay_maxage), which only GETAE shows."""
