@@ -50,6 +50,12 @@ static void on_signal(int sig)
 	stop = 1;
 }
 
+/* Interrupts, and nothing else. */
+static void on_alarm(int sig)
+{
+	(void)sig;
+}
+
 static void die(const char *what)
 {
 	perror(what);
@@ -375,9 +381,11 @@ static const struct command {
 int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_handler = on_signal };
+	struct sigaction alarm = { .sa_handler = on_alarm };
 
 	/* Without SA_RESTART: waiting ends. */
 	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGALRM, &alarm, NULL);
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (argc >= 2 && !strcmp(argv[1], commands[i].name) &&
 		    argc - 2 == commands[i].args)
