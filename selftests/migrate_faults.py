@@ -6,8 +6,9 @@ import contextlib
 import errno
 import os
 
-from lib import ktap, netlink, nsim, xfrm
+from lib import flood, handler, hosts, ktap, netlink, nsim, xfrm
 from lib.handler import RUST
+from lib.hosts import V4, V6, Hosts
 from lib.ktap import defect, equal, only, true
 from lib.netns import Netns
 from lib.xfrm import SA, migrate
@@ -22,6 +23,15 @@ KINDS = (
     SA(*ENDS, 0x102, proto=xfrm.AH, attrs=dict([xfrm.auth()])),
     SA(*ENDS, 0x103, mode=xfrm.IPTFS).but({"SA_DIR": b"\1"}),
     SA(*ENDS, 0x77, proto=xfrm.COMP, attrs=dict([xfrm.comp()])))
+
+
+# What packets are sent by, out and in.
+UDP_ENCAP = {"ENCAP": xfrm.encap(4500, 4500)}
+FLOWS = (
+    SA(*V4, 0x200, flags=xfrm.FLAG_ESN),
+    SA(*V4, 0x201, mode=xfrm.TUNNEL).but(UDP_ENCAP),
+    SA(*V6, 0x202, mode=xfrm.BEET, attrs=dict([xfrm.crypt(), xfrm.auth()])),
+    SA(*V4, 0x78, proto=xfrm.COMP, mode=xfrm.TUNNEL, attrs=dict([xfrm.comp()])))
 
 
 @contextlib.contextmanager
@@ -71,6 +81,16 @@ def failed_send(nl, request, nth):
     return None if left else reply
 
 
+def failed_sends(nl, request):
+    """Yields the number and the Reply of each failure there is."""
+    for nth in range(1, 1000):
+        reply = failed_send(nl, request, nth)
+        if reply is None:
+            break
+        yield nth, reply
+    true(nth > 5, f"only {nth} allocations")
+
+
 def each_failure(sa, judge, dst="192.0.2.8"):
     """Calls judge(reply, what) for each failure; the SA must be there once."""
     with failing(), Netns() as ns:
@@ -79,10 +99,7 @@ def each_failure(sa, judge, dst="192.0.2.8"):
         equal(ns.xfrm.migrate(migrate(sa)).errno, 0, "answer without a failure")
         before = [s for s in ns.xfrm.all() if s["spi"] == sa.spi]
         with ns.inside(), xfrm.Xfrm() as sender:
-            for nth in range(1, 1000):
-                reply = failed_send(sender, migrate(sa, dst=dst), nth)
-                if reply is None:
-                    break
+            for nth, reply in failed_sends(sender, migrate(sa, dst=dst)):
                 judge(reply, f"failure {nth} for {sa}")
                 hear.pending()
                 after = [s for s in ns.xfrm.all() if s["spi"] == sa.spi]
@@ -92,7 +109,6 @@ def each_failure(sa, judge, dst="192.0.2.8"):
                     equal(ns.xfrm.migrate(migrate(back, dst=sa.dst)).errno, 0, "way back")
                 else:
                     equal(after, before, f"the SA after failure {nth}")
-        true(nth > 5, f"only {nth} allocations")
         ns.xfrm.flush()
         ktap.wait(lambda: ns.xfrm.count() == 0, "nothing is left")
 
@@ -114,19 +130,44 @@ def errno_is_that_of_the_failure():
 
 
 @only(RUST)
+def packets_go_on():
+    """After each failure, at either end; and after the success that follows."""
+    for sa in FLOWS:
+        with failing(), Hosts() as two:
+            two.sa(sa, sa.family, *(flood.ESN if sa.flags & xfrm.FLAG_ESN else ()))
+            two.encap_socket(4500)
+            two.send(1)
+            for host, moved in (two.a, two.out), (two.b, two.in_):
+                before = host.xfrm.count()
+                with host.inside(), xfrm.Xfrm() as sender:
+                    for nth, _ in failed_sends(sender, migrate(moved)):
+                        equal(host.xfrm.count(), before, f"SAs after failure {nth} for {sa}")
+                        two.send(1)
+                equal(host.xfrm.migrate(migrate(moved)).verdict, (0, None), "answer at last")
+                two.send(1)
+    equal(handler.refcount(), 0, "reference count")
+
+
+@only(RUST)
 def hardware_keeps_one_entry():
-    """The in-tree handler does not get so far, for defect 1."""
+    """It goes on with it. The in-tree handler does not get so far, for defect 1."""
     with failing(), Netns() as ns, nsim.Device(ns) as dev:
+        ns.address(dev.name, f"{ENDS[0]}/24")
+        ns.neighbour(dev.name, ENDS[1])
         sa = ns.xfrm.new(SA(*ENDS, 0x104).but({
             "SA_DIR": b"\2", "OFFLOAD_DEV": xfrm.offload(dev.ifindex)}))
+        ns.xfrm.policy(xfrm.POLICY_OUT, hosts.selector(xfrm.AF_INET), sa, zero=True)
+        udp = ns.udp(ENDS[0])
         with ns.inside(), xfrm.Xfrm() as sender:
-            for nth in range(1, 1000):
-                if failed_send(sender, migrate(sa), nth) is None:
-                    break
-                equal((dev.held(), ns.xfrm.count()), (1, 1), f"entries, SAs after {nth}")
+            for nth, _ in failed_sends(sender, migrate(sa)):
+                udp.sendto(b"x", (ENDS[1], hosts.PORT))
+                ktap.wait(lambda: dev.state() == (1, nth), f"a packet after failure {nth}", 5)
+                equal(ns.xfrm.count(), 1, f"SAs after failure {nth}")
+        equal(ns.xfrm.migrate(migrate(sa)).verdict, (0, None), "answer at last")
         ns.xfrm.delete(sa)
         equal((dev.held(), ns.xfrm.count()), (0, 0), "entries, SAs after deletion")
 
 
 if __name__ == "__main__":
-    ktap.main([one_sa_remains, errno_is_that_of_the_failure, hardware_keeps_one_entry])
+    ktap.main([one_sa_remains, errno_is_that_of_the_failure, packets_go_on,
+               hardware_keeps_one_entry])
