@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 FLAVOUR ?= test
 
-.PHONY: help kdir setup kernel module cli vm demo test fuzz-host miri lint fmt clean clean-cache
+.PHONY: help kdir setup kernel module cli vm demo test soak fuzz-host miri lint fmt clean clean-cache
 .DEFAULT_GOAL := $(if $(KDIR),kdir,help)
 
 kdir:
@@ -13,6 +13,7 @@ kdir:
 help:
 	@echo 'make demo          see it work, in a VM'
 	@echo 'make test          all tests'
+	@echo 'make soak          the long versions of the tests; HOURS=12: for so long (default: 1)'
 	@echo 'make KDIR=DIR      build the module for the kernel built in DIR (>= 7.2, with Rust)'
 	@echo
 	@echo 'make setup         check the tools, install what is missing (the others do it too)'
@@ -47,6 +48,9 @@ demo:
 
 test:
 	@scripts/test
+
+soak:
+	@scripts/soak $(HOURS)
 
 fuzz-host:
 	@scripts/fuzz-host $(SECONDS)
