@@ -4,7 +4,10 @@
 SHELL := /bin/bash
 FLAVOUR ?= test
 
-.PHONY: help kdir setup kernel module cli vm demo test soak fuzz-host miri lint fmt clean clean-cache
+# make fuzz SEED=N: the same requests again. Else each run has its own.
+SEED ?= $(shell date +%s)
+
+.PHONY: help kdir setup kernel module cli vm demo test soak fuzz fuzz-host miri lint fmt clean clean-cache
 .DEFAULT_GOAL := $(if $(KDIR),kdir,help)
 
 kdir:
@@ -21,6 +24,7 @@ help:
 	@echo 'make module        build the module for that kernel'
 	@echo 'make cli           build the command xfrm-next'
 	@echo 'make vm            a shell in that kernel'
+	@echo 'make fuzz          random requests to both handlers until an answer differs; SEED=N: these again'
 	@echo 'make fuzz-host     fuzz the logic of the module on this host; SECONDS=60: for how long'
 	@echo 'make miri          the tests on this host in Miri, if rustup has a nightly one'
 	@echo 'make lint          rustfmt, clippy, checkpatch, shellcheck, and where unsafe may be'
@@ -38,7 +42,7 @@ module:
 	@scripts/module $(FLAVOUR)
 
 cli:
-	@scripts/cargo build --release
+	@scripts/cargo build --release --workspace
 
 vm: cli
 	@scripts/vm --kernel $(FLAVOUR)
@@ -51,6 +55,10 @@ test:
 
 soak:
 	@scripts/soak $(HOURS)
+
+fuzz: cli
+	@scripts/vm --kernel $(FLAVOUR) --timeout 1000000 -- \
+		env XFRM_NEXT_FUZZ="$(SEED) all" selftests/migrate_compare.py
 
 fuzz-host:
 	@scripts/fuzz-host $(SECONDS)
