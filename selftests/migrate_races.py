@@ -180,6 +180,13 @@ def against_update_and_new_counters():
 
 
 @only(RUST)
+def against_counters_at_their_end():
+    """No byte more can be counted: the SA expires, whichever a packet finds."""
+    disturbed(lambda sa: [race.count(sa, octets=xfrm.INF), move(sa), delete(sa), add(sa)],
+              TRANSPORT)
+
+
+@only(RUST)
 def against_policies():
     """Traffic has a policy for it, or none, or another one."""
     def policies(sa):
@@ -279,6 +286,7 @@ def killed_in_the_middle():
 if __name__ == "__main__":
     ktap.main([against_delete_and_add, against_flush_and_add, against_flush_by_pf_key,
                against_a_limit_of_packets, against_a_limit_of_bytes, against_limits_of_time,
-               against_update_and_new_counters, against_policies,
+               against_update_and_new_counters, against_counters_at_their_end,
+               against_policies,
                against_the_end_of_the_namespaces, against_unloading, books_are_in_order,
                hit_by_signals, killed_in_the_middle])
