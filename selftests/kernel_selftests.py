@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from lib import handler, ktap
-from lib.flood import DEBUG
+from lib.handler import DEBUG
 from lib.ktap import equal, true
 
 SOURCE = Path("/lib/modules", os.uname().release, "build/source/tools/testing/selftests")

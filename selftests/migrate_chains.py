@@ -9,8 +9,8 @@ find theirs, and none is lost from the tables.
 import socket
 
 from lib import ktap, xfrm
-from lib.flood import DEBUG, Flood
-from lib.handler import RUST
+from lib.flood import Flood
+from lib.handler import DEBUG, RUST
 from lib.hosts import V4, V4_MOVED
 from lib.ktap import equal, only
 

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 
 from lib import handler, ktap, nsim
-from lib.flood import DEBUG
+from lib.handler import DEBUG
 from lib.netns import Netns
 
 # The debug kernel is there for what KASAN sees, which needs no large numbers.

@@ -14,8 +14,8 @@ import struct
 import time
 
 from lib import handler, ktap, race, xfrm
-from lib.flood import DEBUG, ESN, PORT, Flood
-from lib.handler import RUST
+from lib.flood import ESN, PORT, Flood
+from lib.handler import DEBUG, RUST
 from lib.hosts import V4, selector
 from lib.ktap import equal, only, true
 from lib.netns import Netns

@@ -13,8 +13,7 @@ import socket
 import struct
 
 from lib import handler, ktap, xfrm
-from lib.flood import DEBUG
-from lib.handler import RUST
+from lib.handler import DEBUG, RUST
 from lib.ktap import equal, only, true
 from lib.netlink import CREATE, DUMP, EXCL, REQUEST, SOL_NETLINK, Message, parse_ack
 from lib.netns import Netns

@@ -8,17 +8,14 @@ MOVES=N in the environment: so often in the longest of these tests.
 import os
 
 from lib import crypto, flood, handler, ktap, xfrm
-from lib.flood import DEBUG, ESN, Flood
-from lib.handler import C, RUST
+from lib.flood import ESN, Flood
+from lib.handler import C, DEBUG, RUST
 from lib.hosts import V4, V6
 from lib.ktap import defect, equal, only, true
 from lib.xfrm import SA
 
-# A debug kernel is too slow to show what the others get wrong; there it is
-# about what it says of ours.
 MOVES = int(os.environ.get("MOVES", 500 if DEBUG else 10000))
 FEW = MOVES // 20
-both = only(RUST) if DEBUG else (lambda test: test)
 
 SPI = 0x1000
 TUNNEL = SA(*V4, SPI, mode=xfrm.TUNNEL, flags=xfrm.FLAG_ESN)
@@ -71,13 +68,11 @@ def counted(way, segments=1):
           "bytes counted that are no packet's")
 
 
-@both
 @defect(3)
 def nothing_is_received_twice():
     safe(moved("each frame twice", Flood(), moves=MOVES // 5, again=True))
 
 
-@both
 @defect(4)
 def an_sa_is_always_found():
     harmless(moved("migrate", Flood(), moves=MOVES // 5))

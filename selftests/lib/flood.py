@@ -22,7 +22,6 @@ from lib.netns import Netns
 from lib.xfrm import SA
 
 BINARY = Path(__file__).resolve().parent.parent / "flood"
-DEBUG = os.path.exists("/sys/kernel/debug/kmemleak")
 # The largest window there is: a replay of what came last would be seen.
 ESN = {"REPLAY_ESN_VAL": xfrm.esn(1 << 12, 1 << 7)}, {"REPLAY_ESN_VAL": xfrm.esn(0, 0)}
 

@@ -94,7 +94,7 @@ def _missing():
     return f"no XFRM_MSG_MIGRATE_STATE: {os.strerror(reply.errno)}"
 
 
-def main(tests, handlers=(handler.C, handler.RUST), load=True):
+def main(tests, handlers=handler.BOTH, load=True):
     """Runs the tests named on the command line, else all; exits.
 
     The status is that of kselftest: 1 if one failed, else 4 if one was
