@@ -26,8 +26,8 @@ pub enum Step {
 /// What one namespace did with a case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// Answers to requests for SAs that were refused.
-    pub refused: Vec<Ack>,
+    /// Answers to the requests that make the SAs.
+    pub made: Vec<Ack>,
     /// The SAs before the first step.
     pub start: Vec<Message>,
     pub outcomes: Vec<Outcome>,

@@ -83,8 +83,8 @@ fn start(c: &Trace, ours: &Trace) -> Vec<Difference> {
     note(
         &mut found,
         "answers before the first step",
-        &c.refused,
-        &ours.refused,
+        &c.made,
+        &ours.made,
     );
     list(
         &mut found,

@@ -7,7 +7,7 @@
 //! equal as it is.
 
 use crate::case::{Ack, Outcome};
-use crate::message::{kind, read, Message, OWN_PORT};
+use crate::message::{has_rest, kind, read, Message, OWN_PORT};
 use crate::sa::{self, attr, host_prefix, Info, Sa};
 use module::xfrm::uapi::{
     Encap, Mark, MigrateState, Offload, Selector, AF_INET, AF_UNSPEC, CLEAR_OFFLOAD,
@@ -63,6 +63,8 @@ pub const NOT_HERE: [(u8, &str); 5] = [
 pub struct View<'a> {
     pub before: &'a [Message],
     pub heard: bool,
+    /// Whether something that is no attribute follows the attributes.
+    has_rest: bool,
     request: Message,
     header: MigrateState,
     /// The SA that is meant: that with the mark of the request.
@@ -73,7 +75,9 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     pub fn new(before: &'a [Message], heard: bool, request: &Message) -> Self {
-        let request = request.whole().split(HEADER);
+        let request = request.whole();
+        let has_rest = request.body.get(HEADER..).is_some_and(has_rest);
+        let request = request.split(HEADER);
         let header: MigrateState = read(&request.body).unwrap_or_else(MigrateState::new_zeroed);
         let id = header.id;
         let mark = header.old_mark.masked();
@@ -82,6 +86,7 @@ impl<'a> View<'a> {
         Self {
             before,
             heard,
+            has_rest,
             request,
             header,
             old: before.iter().find(exact),
@@ -180,6 +185,7 @@ pub fn retry(request: &Message, text: &str) -> Option<Message> {
 const MTIMER: &str = "MTIMER_THRESH requires encapsulation";
 const NO_OFFLOAD: &str = "Type doesn't support offload";
 const NOT_TOLD: &str = "Failed to send migration notification";
+const REST: &str = "bytes leftover after parsing attributes";
 const LONE_MASK: &str = "SET_MARK_MASK requires SET_MARK";
 const OFFLOAD_TWICE: &str = "OFFLOAD_DEV and the CLEAR_OFFLOAD flag exclude each other";
 const NOT_FOUND: &str = "Can not find state";
@@ -244,14 +250,25 @@ fn refused(view: &View<'_>, c: &Outcome, why: bool, errno: Errno, text: &str) ->
     })
 }
 
-/// A migration that was done: changes of its SA, and of what was told about it.
-fn done(c: &Outcome, change: impl FnOnce(&mut Message, Option<&mut Message>)) -> Option<Outcome> {
+/// A migration that was done: changes of its SA, and of what was told about it; then of
+/// the SA that the kernel made for it.
+fn done(
+    view: &View<'_>,
+    c: &Outcome,
+    mut change: impl FnMut(&mut Message, Option<&mut Message>),
+) -> Option<Outcome> {
     if c.ack.errno != 0 {
         return None;
     }
     let mut changed = c.clone();
     let told = changed.told.first_mut().map(|(_, message)| message);
-    change(changed.sas.first_mut()?, told);
+    let (new, others) = changed.sas.split_first_mut()?;
+    change(new, told);
+    for sa in others {
+        if sa.is_hidden() && !view.before.contains(sa) {
+            change(sa, None);
+        }
+    }
     (changed != *c).then_some(changed)
 }
 
@@ -454,7 +471,7 @@ pub const EXPLANATIONS: [Explanation; 23] = [
             let complains = c.ack.errno == 0 && c.ack.text() == NOT_TOLD && !view.heard;
             complains.then(|| {
                 let mut right = c.clone();
-                right.ack.set_text(None);
+                right.ack.set_text(view.has_rest.then_some(REST));
                 right
             })
         }),
@@ -464,9 +481,10 @@ pub const EXPLANATIONS: [Explanation; 23] = [
         what: "statistics are kept",
         apply: Apply::Request(|view, c, _| {
             let stats = view.old?.info().stats;
-            done(c, |sa, _| {
+            done(view, c, |sa, _| {
+                let hidden = sa.is_hidden();
                 with_info(sa, |info| {
-                    if info.stats == [0; 3] {
+                    if !hidden && info.stats == [0; 3] {
                         info.stats = stats;
                     }
                 });
@@ -490,7 +508,7 @@ pub const EXPLANATIONS: [Explanation; 23] = [
                     drop_attr(message, attr::SET_MARK_MASK);
                 }
             };
-            done(c, |sa, told| {
+            done(view, c, |sa, told| {
                 clear(sa);
                 told.map(clear);
             })
@@ -502,7 +520,7 @@ pub const EXPLANATIONS: [Explanation; 23] = [
         apply: Apply::Request(|view, c, _| {
             let unspecified = view.old?.info().flags & STATE_AF_UNSPEC != 0;
             let family = view.header.new_family;
-            done(c, |sa, told| {
+            done(view, c, |sa, told| {
                 if unspecified || view.host_to_host() || sa.info().sel.family != AF_UNSPEC {
                     return;
                 }
@@ -516,8 +534,8 @@ pub const EXPLANATIONS: [Explanation; 23] = [
     Explanation {
         row: 22,
         what: "unused bytes are zeroed",
-        apply: Apply::Request(|_, c, _| {
-            done(c, |sa, told| {
+        apply: Apply::Request(|view, c, _| {
+            done(view, c, |sa, told| {
                 with_info(sa, |info| {
                     info.daddr = info.daddr.trimmed(info.family);
                     info.saddr = info.saddr.trimmed(info.family);
@@ -544,8 +562,8 @@ pub const EXPLANATIONS: [Explanation; 23] = [
     Explanation {
         row: 13,
         what: "encapsulation that was removed is not told",
-        apply: Apply::Request(|_, c, _| {
-            done(c, |_, told| {
+        apply: Apply::Request(|view, c, _| {
+            done(view, c, |_, told| {
                 if let Some(told) = told.filter(|t| t.encap().is_some_and(|e| e.encap_type == 0)) {
                     drop_attr(told, attr::ENCAP);
                 }
@@ -555,8 +573,8 @@ pub const EXPLANATIONS: [Explanation; 23] = [
     Explanation {
         row: 13,
         what: "a device that does not offload is not told",
-        apply: Apply::Request(|_, c, _| {
-            done(c, |sa, told| {
+        apply: Apply::Request(|view, c, _| {
+            done(view, c, |sa, told| {
                 if let Some(told) = told.filter(|_| sa.offload().is_none()) {
                     drop_attr(told, attr::OFFLOAD_DEV);
                 }
@@ -566,8 +584,8 @@ pub const EXPLANATIONS: [Explanation; 23] = [
     Explanation {
         row: 13,
         what: "the mark that is told is the SA's",
-        apply: Apply::Request(|_, c, _| {
-            done(c, |sa, told| {
+        apply: Apply::Request(|view, c, _| {
+            done(view, c, |sa, told| {
                 let Some(told) = told else { return };
                 match sa.mark() {
                     mark if mark.is_set() => tell(told, attr::MARK, mark.as_bytes()),
@@ -580,7 +598,7 @@ pub const EXPLANATIONS: [Explanation; 23] = [
         row: 20,
         what: "the sender that is told is genuine",
         apply: Apply::Request(|view, c, _| {
-            done(c, |_, told| {
+            done(view, c, |_, told| {
                 if let Some(told) = told.filter(|told| told.port == view.request.port) {
                     told.port = OWN_PORT;
                 }

@@ -37,6 +37,8 @@ use std::thread;
 
 /// As many as show each explanation.
 const ENOUGH: usize = 10_000;
+/// Requests after which a word is said.
+const PROGRESS: usize = 2_000;
 /// So many kinds of failures are enough for one run.
 const FAILURES: usize = 5;
 /// Cases that are on their way, so that nobody waits.
@@ -84,7 +86,8 @@ impl Sides {
                 .recv()
                 .unwrap_or_else(|_| Err(io::Error::other("a thread is gone")))
         };
-        Ok(compare(case, &trace(0)?, &trace(1)?))
+        let (c, ours) = (trace(0), trace(1));
+        Ok(compare(case, &c?, &ours?))
     }
 
     fn run(&self, case: &Case) -> io::Result<Verdict> {
@@ -182,7 +185,7 @@ fn many(sides: &Sides, options: &Options) -> io::Result<bool> {
             break;
         }
         ahead.extend(cases.next());
-        if compared / 10_000 != (compared - verdict.compared) / 10_000 {
+        if compared / PROGRESS != (compared - verdict.compared) / PROGRESS {
             println!("{compared} requests, {done} done");
         }
     }

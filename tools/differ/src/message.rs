@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Message types of NETLINK_XFRM.
 pub mod kind {
     pub const ERROR: u16 = 2;
+    pub const DONE: u16 = 3;
     pub const NEWSA: u16 = 0x10;
     pub const GETSA: u16 = 0x12;
     pub const NEWPOLICY: u16 = 0x13;
@@ -139,12 +140,27 @@ pub fn read<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Option<T> {
 /// The attributes that netlink sees in `bytes`.
 pub fn attrs(mut bytes: &[u8]) -> impl Iterator<Item = Attr> + '_ {
     std::iter::from_fn(move || {
-        let length = usize::from(read::<u16>(bytes)?);
-        let value = bytes.get(4..length)?.to_vec();
-        let kind = read::<u16>(&bytes[2..])?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
+        let (attr, rest) = first(bytes)?;
+        bytes = rest;
+        Some(attr)
     })
+}
+
+/// Whether netlink sees something else behind the last attribute in `bytes`.
+pub fn has_rest(mut bytes: &[u8]) -> bool {
+    while let Some((_, rest)) = first(bytes) {
+        bytes = rest;
+    }
+    !bytes.is_empty()
+}
+
+/// An attribute, and what is behind it.
+fn first(bytes: &[u8]) -> Option<(Attr, &[u8])> {
+    let length = usize::from(read::<u16>(bytes)?);
+    let value = bytes.get(4..length)?.to_vec();
+    let kind = read::<u16>(&bytes[2..])?;
+    let rest = bytes.get(length.next_multiple_of(4)..);
+    Some(((kind, value), rest.unwrap_or_default()))
 }
 
 /// The messages in a datagram, with their sequence numbers.

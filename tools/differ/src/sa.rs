@@ -192,7 +192,7 @@ pub fn settle(message: &mut Message) {
 
 /// A request to add an SA.
 pub fn newsa(info: &Info) -> Message {
-    Message::new(kind::NEWSA, 0, info)
+    Message::new(kind::NEWSA, flag::ACK, info)
 }
 
 /// A request for a larval SA with just this SPI.

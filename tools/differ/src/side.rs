@@ -22,12 +22,17 @@ use zerocopy_derive::{Immutable, IntoBytes};
 /// Not those whose events depend on the time.
 const GROUPS: [u32; 6] = [1, 2, 3, 4, GROUP_MIGRATE, 8];
 
+/// Beyond the numbers of all steps.
+const FIRST_DUMP: u32 = 1 << 16;
+
 /// The thread's namespace, and its sockets.
 pub struct Side {
     xfrm: Socket,
     hear: Socket,
     port: u32,
     heard: bool,
+    /// How often all SAs were asked for, which numbers the answers.
+    dumps: u32,
     /// Whether a request that is refused may be sent in another form, too.
     retries: bool,
     buffer: Vec<u8>,
@@ -56,27 +61,24 @@ impl Side {
             hear,
             port,
             heard: true,
+            dumps: FIRST_DUMP,
             retries,
-            buffer: vec![0; 1 << 16],
+            buffer: vec![0; 1 << 13],
         })
     }
 
     /// Does all steps of a case, in a namespace that is empty at first.
     pub fn run(&mut self, case: &Case) -> io::Result<Trace> {
         self.listen(case.heard)?;
-        let flush = Message::new(kind::FLUSHSA, 0, &[0u8; 4]);
+        let flush = Message::new(kind::FLUSHSA, flag::ACK, &[0u8; 4]);
         let setup: Vec<_> = [&flush].into_iter().chain(&case.sas).collect();
         let start = self.ask(&setup, 0)?;
         let mut trace = Trace {
-            refused: start.acks,
+            // Not that to the flush: the table may have been empty before.
+            made: start.acks[1..].to_vec(),
             start: start.sas,
             ..Trace::default()
         };
-        // The table may have been empty before.
-        let nothing = Errno::SRCH.raw_os_error();
-        trace
-            .refused
-            .retain(|ack| ![0, nothing].contains(&ack.errno));
         pending(&self.hear, &mut self.buffer)?;
 
         let mut newest = trace.start.clone();
@@ -114,10 +116,6 @@ impl Side {
 
     fn request(&mut self, request: &Message, number: u32) -> io::Result<Outcome> {
         let mut answer = self.ask(&[request], number)?;
-        if answer.acks.len() != 1 {
-            let count = answer.acks.len();
-            return Err(io::Error::other(format!("{count} answers to one request")));
-        }
         Ok(Outcome {
             ack: answer.acks.remove(0),
             told: self.told()?,
@@ -126,23 +124,31 @@ impl Side {
         })
     }
 
-    /// Sends requests and asks for all SAs, in one datagram.
+    /// Sends requests and asks for all SAs, in one datagram. All are answered.
     fn ask(&mut self, requests: &[&Message], number: u32) -> io::Result<Answer> {
-        const DUMP: u32 = 1 << 16;
         let mut datagram = Vec::new();
 
         for request in requests {
             request.pack(&mut datagram, number, self.port);
         }
-        Message::new(kind::GETSA, flag::DUMP, &()).pack(&mut datagram, DUMP, 0);
+        self.dumps += 1;
+        let dump = self.dumps;
+        Message::new(kind::GETSA, flag::DUMP, &()).pack(&mut datagram, dump, 0);
         self.xfrm.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
         let mut answer = Answer::default();
         for (seq, message) in pending(&self.xfrm, &mut self.buffer)? {
             match message.kind {
                 kind::ERROR => answer.acks.push(ack(&message)),
-                kind::NEWSA if seq == DUMP => answer.sas.push(known(message, self.port)),
+                kind::NEWSA if seq == dump => answer.sas.push(known(message, self.port)),
+                kind::DONE if seq == dump => answer.whole = true,
+                _ if seq >= FIRST_DUMP => return Err(io::Error::other("a dump comes late")),
                 _ => {}
             }
+        }
+        let (answers, asked) = (answer.acks.len(), requests.len());
+        if answers != asked || !answer.whole {
+            let what = format!("{answers} answers to {asked} requests, dump: {answer:?}");
+            return Err(io::Error::other(what));
         }
         Ok(answer)
     }
@@ -158,6 +164,12 @@ impl Side {
         let mut datagram = Vec::new();
         Message::new(kind::GETSADINFO, 0, &0u32).pack(&mut datagram, 0, 0);
         for sa in sas.iter().filter(|sa| !sa.is_hidden()) {
+            let (info, mark) = (sa.info(), sa.mark());
+            let takes =
+                |sa: &&Message| sa.takes(&info.daddr, info.spi, info.proto, info.family, mark.v);
+            if sas.iter().filter(takes).count() > 1 {
+                continue; // Which one is found is open.
+            }
             let mark = sa.attrs.iter().filter(|(kind, _)| *kind == attr::MARK);
             let mut ask = Message::new(kind::GETAE, 0, &Aevent::of(&sa.info()));
             ask.attrs.extend(mark.cloned());
@@ -199,7 +211,7 @@ impl Side {
         while receiver.recv(&mut packet).is_ok() {
             traffic.delivered += 1;
         }
-        let flush = Message::new(kind::FLUSHPOLICY, 0, &());
+        let flush = Message::new(kind::FLUSHPOLICY, flag::ACK, &());
         let sas = self.ask(&[&flush], 0)?.sas;
         let mut told = self.told()?;
         told.retain(|(_, message)| message.kind == kind::EXPIRE);
@@ -217,10 +229,12 @@ impl Side {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Answer {
     acks: Vec<Ack>,
     sas: Vec<Message>,
+    /// Whether these are all SAs.
+    whole: bool,
 }
 
 /// All messages that have come; the kernel answers before a request returns.
@@ -323,7 +337,7 @@ fn policy(info: &Info) -> Message {
     template[44..48].copy_from_slice(&info.reqid.to_ne_bytes());
     template[48] = info.mode;
     template[52..64].fill(0xff);
-    Message::new(kind::NEWPOLICY, 0, &body[..]).with(attr::TMPL, &template[..])
+    Message::new(kind::NEWPOLICY, flag::ACK, &body[..]).with(attr::TMPL, &template[..])
 }
 
 fn ip(address: Address, family: u16) -> IpAddr {
