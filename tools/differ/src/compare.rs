@@ -88,7 +88,7 @@ fn start(c: &Trace, ours: &Trace) -> Vec<Difference> {
     );
     list(
         &mut found,
-        "SA before the first step",
+        "SAs before the first step",
         &c.start,
         &ours.start,
     );
@@ -125,7 +125,12 @@ pub fn differences(right: &Outcome, ours: &Outcome) -> Vec<Difference> {
     found
 }
 
-fn note<T: std::fmt::Debug + PartialEq>(found: &mut Vec<Difference>, what: &str, a: &T, b: &T) {
+fn note<T: std::fmt::Debug + PartialEq + ?Sized>(
+    found: &mut Vec<Difference>,
+    what: &str,
+    a: &T,
+    b: &T,
+) {
     if a != b {
         found.push(Difference {
             what: what.into(),
@@ -136,11 +141,12 @@ fn note<T: std::fmt::Debug + PartialEq>(found: &mut Vec<Difference>, what: &str,
 }
 
 fn list(found: &mut Vec<Difference>, what: &str, right: &[Message], ours: &[Message]) {
+    let both = right.len().min(ours.len());
     note(
         found,
-        &format!("number of {what}s"),
-        &right.len(),
-        &ours.len(),
+        &format!("more of {what}"),
+        &right[both..],
+        &ours[both..],
     );
     for (right, ours) in right.iter().zip(ours).filter(|(right, ours)| right != ours) {
         note(found, &format!("{what}: type"), &right.kind, &ours.kind);

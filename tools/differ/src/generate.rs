@@ -384,7 +384,7 @@ impl Generator<'_> {
         if self.percent(10) {
             sa = sa.with(attr::COADDR, &address(info.family, 77));
         }
-        if self.percent(10) {
+        if dir != 0 && self.percent(15) {
             sa = sa.with(attr::SA_PCPU, &self.one(&[0u32, 1]));
         }
         if dir != DIR_IN && self.percent(10) {

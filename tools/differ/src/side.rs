@@ -71,11 +71,10 @@ impl Side {
     pub fn run(&mut self, case: &Case) -> io::Result<Trace> {
         self.listen(case.heard)?;
         let flush = Message::new(kind::FLUSHSA, flag::ACK, &[0u8; 4]);
-        let setup: Vec<_> = [&flush].into_iter().chain(&case.sas).collect();
-        let start = self.ask(&setup, 0)?;
+        self.settled(&[&flush], 0, |answer| answer.sas.is_empty())?;
+        let start = self.ask(&case.sas.iter().collect::<Vec<_>>(), 0)?;
         let mut trace = Trace {
-            // Not that to the flush: the table may have been empty before.
-            made: start.acks[1..].to_vec(),
+            made: start.acks,
             start: start.sas,
             ..Trace::default()
         };
@@ -84,7 +83,7 @@ impl Side {
         let mut newest = trace.start.clone();
         for (number, step) in case.steps.iter().enumerate() {
             let outcome = match step {
-                Step::Migrate(request) => self.migrate(request, number as u32)?,
+                Step::Migrate(request) => self.migrate(request, number as u32, &newest)?,
                 Step::Packets(count) => self.packets(*count, &newest)?,
             };
             newest.clone_from(outcome.left());
@@ -105,23 +104,56 @@ impl Side {
         Ok(())
     }
 
-    fn migrate(&mut self, request: &Message, number: u32) -> io::Result<Outcome> {
-        let mut outcome = self.request(request, number)?;
+    fn migrate(
+        &mut self,
+        request: &Message,
+        number: u32,
+        before: &[Message],
+    ) -> io::Result<Outcome> {
+        let mut outcome = self.request(request, number, before)?;
         let retry = explain::retry(request, outcome.ack.text());
         if let Some(request) = retry.filter(|_| self.retries) {
-            outcome.retry = Some(Box::new(self.migrate(&request, number)?));
+            outcome.retry = Some(Box::new(self.migrate(&request, number, before)?));
         }
         Ok(outcome)
     }
 
-    fn request(&mut self, request: &Message, number: u32) -> io::Result<Outcome> {
-        let mut answer = self.ask(&[request], number)?;
+    fn request(
+        &mut self,
+        request: &Message,
+        number: u32,
+        before: &[Message],
+    ) -> io::Result<Outcome> {
+        let as_before = |answer: &Answer| {
+            let hidden = answer.sas.iter().any(Sa::is_hidden);
+            answer.acks[0].errno == 0 || !hidden || answer.sas == before
+        };
+        let mut answer = self.settled(&[request], number, as_before)?;
         Ok(Outcome {
             ack: answer.acks.remove(0),
             told: self.told()?,
             sas: answer.sas,
             ..Outcome::default()
         })
+    }
+
+    /// Asks, and waits for a while until all is as it should be: what IPComp has
+    /// made for an SA that was not to be goes with its memory.
+    fn settled(
+        &mut self,
+        requests: &[&Message],
+        number: u32,
+        right: impl Fn(&Answer) -> bool,
+    ) -> io::Result<Answer> {
+        let mut answer = self.ask(requests, number)?;
+        for _ in 0..500 {
+            if right(&answer) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            answer.sas = self.ask(&[], 0)?.sas;
+        }
+        Ok(answer)
     }
 
     /// Sends requests and asks for all SAs, in one datagram. All are answered.
