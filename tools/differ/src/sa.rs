@@ -223,10 +223,11 @@ pub fn algorithm(name: &str, more: Option<u32>, key: usize) -> Vec<u8> {
 }
 
 /// Whether packets between its ends take this SA, and nothing else is needed for it.
+/// Not IPComp: its packets may still be on their way when they are counted.
 pub fn carries_packets(sa: &Message) -> bool {
     let info = sa.info();
     let sel = &info.sel;
-    [ESP, AH, COMP].contains(&info.proto)
+    [ESP, AH].contains(&info.proto)
         && [TRANSPORT, TUNNEL].contains(&info.mode)
         && !sa.is_larval()
         && !has_geniv(sa)
