@@ -20,7 +20,7 @@ from lib.handler import DEBUG
 from lib.netns import Netns
 
 # The debug kernel is there for what KASAN sees, which needs no large numbers.
-WORDS = os.environ.get("XFRM_NEXT_FUZZ", "1 500" if DEBUG else "1 20000").split()
+WORDS = os.environ.get("XFRM_NEXT_FUZZ", "1 100" if DEBUG else "1 1000").split()
 ADDRESSES = [text % n for n in range(1, 10) for text in ("192.0.2.%d/32", "2001:db8::%d/128")]
 
 
