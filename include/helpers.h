@@ -10,6 +10,7 @@
 #include <linux/xfrm.h>
 
 struct ftrace_regs;
+struct hlist_head;
 struct hlist_node;
 struct hrtimer;
 struct list_head;
@@ -45,6 +46,7 @@ void xfrm_next_nlmsg_end(struct sk_buff *skb, struct nlmsghdr *nlh);
 void xfrm_next_nlmsg_free(struct sk_buff *skb);
 int xfrm_next_nlmsg_multicast(struct sock *sk, struct sk_buff *skb, u32 portid,
 			      unsigned int group);
+int xfrm_next_nlmsg_unicast(struct net *net, struct sk_buff *skb, u32 portid);
 struct sock *xfrm_next_nlsk(struct net *net);
 
 /* messages of 32-bit processes */
@@ -60,6 +62,11 @@ void xfrm_next_state_unlock(struct xfrm_state *x);
 void xfrm_next_states_lock(struct net *net);
 void xfrm_next_states_unlock(struct net *net);
 struct xfrm_state *xfrm_next_state_next_byspi(struct xfrm_state *x);
+struct hlist_head *xfrm_next_states_byspi(struct net *net,
+					  const xfrm_address_t *daddr,
+					  __be32 spi, u8 proto,
+					  unsigned short family);
+struct xfrm_state *xfrm_next_state_first_byspi(struct hlist_head *chain);
 int xfrm_next_state_kern(const struct xfrm_state *x);
 struct net *xfrm_next_state_net(struct xfrm_state *x);
 bool xfrm_next_addr_equal(const xfrm_address_t *a, const xfrm_address_t *b,
@@ -77,6 +84,15 @@ int xfrm_next_dev_state_add(struct net *net, struct xfrm_state *x,
 void xfrm_next_dev_state_delete(struct xfrm_state *x);
 void xfrm_next_dev_state_advance_esn(struct xfrm_state *x);
 void xfrm_next_dev_state_update_stats(struct xfrm_state *x);
+
+/* lists */
+void xfrm_next_hlist_add_head_rcu(struct hlist_node *node,
+				  struct hlist_head *head);
+void xfrm_next_hlist_add_before_rcu(struct hlist_node *node,
+				    struct hlist_node *next);
+void xfrm_next_list_add_tail(struct list_head *entry, struct list_head *head);
+void xfrm_next_list_move(struct list_head *entry, struct list_head *head);
+void xfrm_next_list_move_tail(struct list_head *entry, struct list_head *head);
 
 /* retired states */
 void xfrm_next_call_rcu(struct callback_head *head,
@@ -105,6 +121,9 @@ int xfrm_next_security_state_alloc(struct xfrm_state *x,
 int xfrm_next_security_state_delete(struct xfrm_state *x);
 void xfrm_next_audit_state_add(struct xfrm_state *x, int result);
 void xfrm_next_audit_state_delete(struct xfrm_state *x, int result);
+
+/* processors */
+unsigned int xfrm_next_num_possible_cpus(void);
 
 /* timers */
 bool xfrm_next_hrtimer_active(struct hrtimer *timer);

@@ -15,6 +15,11 @@
 #include <net/sock.h>
 #include <net/xfrm.h>
 
+#if !__has_include("xfrm_hash.h")
+#error "xfrm_next needs the kernel's full source: there is no net/xfrm/xfrm_hash.h"
+#endif
+#include "xfrm_hash.h"
+
 #include "helpers.h"
 
 MODULE_VERSION(XFRM_NEXT_VERSION);
@@ -76,6 +81,13 @@ int xfrm_next_nlmsg_multicast(struct sock *sk, struct sk_buff *skb, u32 portid,
 	return nlmsg_multicast(sk, skb, portid, group, GFP_ATOMIC);
 }
 
+int xfrm_next_nlmsg_unicast(struct net *net, struct sk_buff *skb, u32 portid)
+{
+	/* The receiver's socket keeps the namespace, and so this one. */
+	return nlmsg_unicast(rcu_dereference_protected(net->xfrm.nlsk, true),
+			     skb, portid);
+}
+
 struct sock *xfrm_next_nlsk(struct net *net)
 {
 	return rcu_dereference(net->xfrm.nlsk);
@@ -129,6 +141,24 @@ void xfrm_next_states_unlock(struct net *net)
 struct xfrm_state *xfrm_next_state_next_byspi(struct xfrm_state *x)
 {
 	return hlist_entry_safe(x->byspi.next, struct xfrm_state, byspi);
+}
+
+struct hlist_head *xfrm_next_states_byspi(struct net *net,
+					  const xfrm_address_t *daddr,
+					  __be32 spi, u8 proto,
+					  unsigned short family)
+{
+	struct hlist_head *table =
+		rcu_dereference_protected(net->xfrm.state_byspi,
+					  lockdep_is_held(&net->xfrm.xfrm_state_lock));
+
+	return table + __xfrm_spi_hash(daddr, spi, proto, family,
+				       net->xfrm.state_hmask);
+}
+
+struct xfrm_state *xfrm_next_state_first_byspi(struct hlist_head *chain)
+{
+	return hlist_entry_safe(chain->first, struct xfrm_state, byspi);
 }
 
 int xfrm_next_state_kern(const struct xfrm_state *x)
@@ -231,6 +261,33 @@ void xfrm_next_list_add(struct list_head *entry, struct list_head *head)
 	list_add(entry, head);
 }
 
+void xfrm_next_hlist_add_head_rcu(struct hlist_node *node,
+				  struct hlist_head *head)
+{
+	hlist_add_head_rcu(node, head);
+}
+
+void xfrm_next_hlist_add_before_rcu(struct hlist_node *node,
+				    struct hlist_node *next)
+{
+	hlist_add_before_rcu(node, next);
+}
+
+void xfrm_next_list_add_tail(struct list_head *entry, struct list_head *head)
+{
+	list_add_tail(entry, head);
+}
+
+void xfrm_next_list_move(struct list_head *entry, struct list_head *head)
+{
+	list_move(entry, head);
+}
+
+void xfrm_next_list_move_tail(struct list_head *entry, struct list_head *head)
+{
+	list_move_tail(entry, head);
+}
+
 void xfrm_next_list_del_init(struct list_head *entry)
 {
 	list_del_init(entry);
@@ -287,6 +344,11 @@ void xfrm_next_audit_state_add(struct xfrm_state *x, int result)
 void xfrm_next_audit_state_delete(struct xfrm_state *x, int result)
 {
 	xfrm_audit_state_delete(x, result, true);
+}
+
+unsigned int xfrm_next_num_possible_cpus(void)
+{
+	return num_possible_cpus();
 }
 
 bool xfrm_next_hrtimer_active(struct hrtimer *timer)

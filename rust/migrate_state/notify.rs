@@ -16,9 +16,8 @@ use kernel::prelude::*;
 /// Room for each attribute that a notification can have, with its header and
 /// padding.
 const ATTRIBUTES: usize = {
-    const fn space(payload: usize) -> usize {
-        4 + payload.next_multiple_of(4)
-    }
+    use crate::net::message::attribute_size as space;
+
     space(size_of::<uapi::Encap>())
         + space(size_of::<uapi::Offload>())
         + space(size_of::<uapi::Mark>())

@@ -9,6 +9,12 @@ use core::{mem::ManuallyDrop, ptr::NonNull};
 use kernel::{error::to_result, ffi::c_int, prelude::*};
 use zerocopy::{Immutable, IntoBytes};
 
+/// Bytes that an attribute takes in a message: its header, its payload, and
+/// what fills them up.
+pub const fn attribute_size(payload: usize) -> usize {
+    4 + payload.next_multiple_of(4)
+}
+
 /// A message with a fixed part that attributes are being added to.
 ///
 /// # Invariants
@@ -56,7 +62,7 @@ impl Message {
     /// Adds an attribute. Any context.
     ///
     /// Fails with `EMSGSIZE` if there is no room.
-    pub fn put<T: IntoBytes + Immutable>(&mut self, kind: u16, value: &T) -> Result {
+    pub fn put<T: IntoBytes + Immutable + ?Sized>(&mut self, kind: u16, value: &T) -> Result {
         let bytes = value.as_bytes();
 
         // SAFETY: The skb is ours by the type invariant, and `bytes` is

@@ -6,11 +6,20 @@ use super::uapi;
 use crate::raw;
 use core::mem::{align_of, offset_of, size_of};
 
+const fn min(a: usize, b: usize) -> usize {
+    if a < b {
+        a
+    } else {
+        b
+    }
+}
+
 macro_rules! same_layout {
     ($ours:ty, $theirs:ty, { $($field:ident $(as $c_name:ident)?),* $(,)? }) => {
         const _: () = {
             assert!(size_of::<$ours>() == size_of::<$theirs>());
-            assert!(align_of::<$ours>() == align_of::<$theirs>());
+            // Messages align no more; the kernel gets no pointer to what has more.
+            assert!(align_of::<$ours>() == min(align_of::<$theirs>(), 4));
             $(same_layout!(@field $ours, $theirs, $field $(, $c_name)?);)*
         };
     };
@@ -29,6 +38,11 @@ same_layout!(uapi::Selector, raw::xfrm_selector, {
     daddr, saddr, dport, dport_mask, sport, sport_mask, family, prefixlen_d,
     prefixlen_s, proto, ifindex, user,
 });
+same_layout!(uapi::SaInfo, raw::xfrm_usersa_info, {
+    sel, daddr as id, saddr, lft, curlft, stats, seq, reqid, family, mode,
+    replay_window, flags,
+});
+same_layout!(uapi::SpiInfo, raw::xfrm_userspi_info, { info, min, max });
 same_layout!(uapi::MigrateState, raw::xfrm_user_migrate_state, {
     id, new_daddr, new_saddr, old_mark, new_sel, new_reqid, flags, new_family,
     reserved,
@@ -45,19 +59,26 @@ macro_rules! same_value {
 }
 
 same_value!(
+    uapi::MSG_NEWSA => XFRM_MSG_NEWSA,
+    uapi::MSG_ALLOCSPI => XFRM_MSG_ALLOCSPI,
     uapi::MSG_MIGRATE_STATE => XFRM_MSG_MIGRATE_STATE,
     uapi::GROUP_MIGRATE => xfrm_nlgroups_XFRMNLGRP_MIGRATE,
     uapi::attr::ENCAP => xfrm_attr_type_t_XFRMA_ENCAP,
+    uapi::attr::SEC_CTX => xfrm_attr_type_t_XFRMA_SEC_CTX,
+    uapi::attr::REPLAY_VAL => xfrm_attr_type_t_XFRMA_REPLAY_VAL,
     uapi::attr::MARK => xfrm_attr_type_t_XFRMA_MARK,
     uapi::attr::OFFLOAD_DEV => xfrm_attr_type_t_XFRMA_OFFLOAD_DEV,
     uapi::attr::SET_MARK => xfrm_attr_type_t_XFRMA_SET_MARK,
     uapi::attr::SET_MARK_MASK => xfrm_attr_type_t_XFRMA_SET_MARK_MASK,
+    uapi::attr::IF_ID => xfrm_attr_type_t_XFRMA_IF_ID,
+    uapi::attr::SA_PCPU => xfrm_attr_type_t_XFRMA_SA_PCPU,
     uapi::attr::MTIMER_THRESH => xfrm_attr_type_t_XFRMA_MTIMER_THRESH,
     uapi::attr::SA_DIR => xfrm_attr_type_t_XFRMA_SA_DIR,
     uapi::attr::NAT_KEEPALIVE_INTERVAL => xfrm_attr_type_t_XFRMA_NAT_KEEPALIVE_INTERVAL,
     uapi::CLEAR_OFFLOAD => xfrm_migrate_state_flags_XFRM_MIGRATE_STATE_CLEAR_OFFLOAD,
     uapi::UPDATE_H2H_SEL => xfrm_migrate_state_flags_XFRM_MIGRATE_STATE_UPDATE_H2H_SEL,
     uapi::STATE_AF_UNSPEC => XFRM_STATE_AF_UNSPEC,
+    uapi::SA_DIR_IN => xfrm_sa_dir_XFRM_SA_DIR_IN,
     uapi::SA_DIR_OUT => xfrm_sa_dir_XFRM_SA_DIR_OUT,
     uapi::OFFLOAD_INBOUND => XFRM_OFFLOAD_INBOUND,
     uapi::OFFLOAD_PACKET => XFRM_OFFLOAD_PACKET,

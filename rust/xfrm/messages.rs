@@ -24,8 +24,11 @@ macro_rules! c_structs {
 
 c_structs!(sk_buff, nlmsghdr, nlattr, netlink_ext_ack, xfrm_state);
 
+/// How many attributes there can be: `XFRMA_MAX` and 0.
+pub(super) const ATTRIBUTES: usize = raw::xfrm_attr_type_t___XFRMA_MAX as usize;
+
 /// The type of the functions that serve requests.
-type Doit = unsafe extern "C" fn(
+pub(super) type Doit = unsafe extern "C" fn(
     *mut raw::sk_buff,
     *mut raw::nlmsghdr,
     *mut *mut raw::nlattr,
@@ -79,12 +82,11 @@ unsafe extern "C" fn migrate_state<H: MigrateState>(
 ) -> c_int {
     // SAFETY: Redirected here, the call is one of the target's.
     let pass = unsafe { MigrateStateTarget::<H>::pass() };
-    const COUNT: usize = raw::xfrm_attr_type_t___XFRMA_MAX as usize;
 
     // SAFETY: xfrm_user_rcv_msg() calls a `Doit` with what the netlink core has
     // given it, or a translation of that, and with what it has parsed of it: a
     // table of `XFRMA_MAX` + 1 attributes. All stays until we return.
-    let request = unsafe { Request::from_raw(skb, nlh, attrs, COUNT, extack) };
+    let request = unsafe { Request::from_raw(skb, nlh, attrs, ATTRIBUTES, extack) };
     match pass.target().0.serve(request) {
         Ok(()) => 0,
         Err(e) => e.to_errno(),
@@ -141,6 +143,24 @@ pub fn multicast(net: &Namespace, message: Message, group: u32) -> Result {
             return Err(e);
         }
         to_result(raw::xfrm_next_nlmsg_multicast(sk, skb, 0, group))
+    }
+}
+
+/// Sends `message` to one port in `net`, in answer to its request, with a
+/// translation for a 32-bit process where the kernel has that.
+///
+/// Fails with `ECONNREFUSED` if the port is gone, `EAGAIN` if its buffer is
+/// full, `ENOMEM`.
+pub fn unicast(net: &Namespace, message: Message, portid: u32) -> Result {
+    let (skb, header) = message.finish();
+
+    // SAFETY: The skb is ours and each way out gives it away.
+    unsafe {
+        if let Err(e) = translate(skb, header) {
+            raw::xfrm_next_nlmsg_free(skb);
+            return Err(e);
+        }
+        to_result(raw::xfrm_next_nlmsg_unicast(net.as_ptr(), skb, portid))
     }
 }
 

@@ -9,7 +9,9 @@
 //!
 //! C header: `include/net/xfrm.h`
 
+pub mod arrivals;
 mod in_flight;
+pub mod larval;
 mod layout;
 pub mod lookup;
 pub mod messages;
@@ -17,9 +19,11 @@ pub mod new_state;
 mod replay;
 pub mod retired;
 pub mod snapshot;
+pub mod spi;
 pub mod state;
 mod tables;
 pub mod uapi;
 
+pub use arrivals::Arrivals;
 pub use new_state::NewState;
 pub use state::State;

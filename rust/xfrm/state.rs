@@ -123,7 +123,12 @@ impl State {
         }
     }
 
-    fn selector(&self) -> uapi::Selector {
+    /// Returns the direction that the SA is marked with, `XFRM_SA_DIR_*`, or 0.
+    pub fn dir(&self) -> u8 {
+        get!(self, dir)
+    }
+
+    pub(super) fn selector(&self) -> uapi::Selector {
         let selector = get!(self, sel);
         // SAFETY: The layouts are the same (`layout.rs`), and any bytes are a
         // selector.
@@ -140,7 +145,7 @@ impl State {
 
     /// The offload as it is now. The device may go away at any time, and if it
     /// does right now, a part of this may be missing; then the SA is dead.
-    fn offload(&self) -> Option<Offload> {
+    pub(super) fn offload(&self) -> Option<Offload> {
         let xso = get!(self, xso);
         if xso.dev.is_null() {
             return None;
@@ -171,7 +176,7 @@ impl State {
     }
 
     /// `XFRM_STATE_*`: where the SA is in its life.
-    fn phase(&self) -> u32 {
+    pub(super) fn phase(&self) -> u32 {
         get!(self, km.state).into()
     }
 
@@ -233,7 +238,7 @@ impl Drop for Nested<'_> {
     }
 }
 
-fn address(from: &raw::xfrm_address_t) -> Address {
+pub(super) fn address(from: &raw::xfrm_address_t) -> Address {
     // SAFETY: An address is sixteen bytes, whichever member they are.
     Address(unsafe { core::mem::transmute_copy(from) })
 }
@@ -257,6 +262,10 @@ impl Locked<'_> {
 
     pub(super) fn as_ptr(&self) -> *mut raw::xfrm_state {
         self.state.as_ptr()
+    }
+
+    pub(super) fn state(&self) -> &State {
+        self.state
     }
 }
 

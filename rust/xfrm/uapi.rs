@@ -10,15 +10,23 @@
 
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Message type of `XFRM_MSG_NEWSA`.
+pub const MSG_NEWSA: u16 = 16;
+/// Message type of `XFRM_MSG_ALLOCSPI`.
+pub const MSG_ALLOCSPI: u16 = 22;
 /// Message type of `XFRM_MSG_MIGRATE_STATE`.
 pub const MSG_MIGRATE_STATE: u16 = 41;
 /// Multicast group in which migrations are announced, `XFRMNLGRP_MIGRATE`.
 pub const GROUP_MIGRATE: u32 = 7;
 
-/// Attribute types of `enum xfrm_attr_type_t` that a migration knows.
+/// Attribute types of `enum xfrm_attr_type_t`.
 pub mod attr {
     /// `struct xfrm_encap_tmpl`.
     pub const ENCAP: u16 = 4;
+    /// `struct xfrm_user_sec_ctx`, and the text of the context.
+    pub const SEC_CTX: u16 = 8;
+    /// `struct xfrm_replay_state`.
+    pub const REPLAY_VAL: u16 = 10;
     /// `struct xfrm_mark`.
     pub const MARK: u16 = 21;
     /// `struct xfrm_user_offload`.
@@ -27,12 +35,16 @@ pub mod attr {
     pub const SET_MARK: u16 = 29;
     /// u32, mask of the output mark.
     pub const SET_MARK_MASK: u16 = 30;
+    /// u32, number of the XFRM interface.
+    pub const IF_ID: u16 = 31;
     /// u32, seconds between reports of a changed NAT mapping.
     pub const MTIMER_THRESH: u16 = 32;
     /// u8, direction of the SA.
     pub const SA_DIR: u16 = 33;
     /// u32, seconds between NAT keepalives.
     pub const NAT_KEEPALIVE_INTERVAL: u16 = 34;
+    /// u32, number of the only CPU that the SA is for.
+    pub const SA_PCPU: u16 = 35;
 }
 
 /// `AF_UNSPEC`.
@@ -55,6 +67,8 @@ pub const CLEAR_OFFLOAD: u32 = 1;
 pub const UPDATE_H2H_SEL: u32 = 2;
 /// `XFRM_STATE_AF_UNSPEC`, in the flags of an SA.
 pub const STATE_AF_UNSPEC: u8 = 32;
+/// `XFRM_SA_DIR_IN`.
+pub const SA_DIR_IN: u8 = 1;
 /// `XFRM_SA_DIR_OUT`.
 pub const SA_DIR_OUT: u8 = 2;
 /// `UDP_ENCAP_ESPINUDP`.
@@ -83,7 +97,10 @@ impl Address {
 
     /// Compares as addresses of `family`, like `xfrm_addr_equal()`.
     pub fn equals(&self, other: &Self, family: u16) -> bool {
-        self.trimmed(family) == other.trimmed(family)
+        match family {
+            AF_INET6 => self == other,
+            _ => self.0[..4] == other.0[..4],
+        }
     }
 }
 
@@ -160,6 +177,47 @@ impl Selector {
             ..self
         }
     }
+}
+
+/// `struct xfrm_usersa_info`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct SaInfo {
+    pub sel: Selector,
+    pub daddr: Address,
+    /// Network byte order.
+    pub spi: [u8; 4],
+    pub proto: u8,
+    pub pad: [u8; 3],
+    pub saddr: Address,
+    /// Limits: bytes, packets, seconds since it was added and since its first
+    /// use; soft before hard. Numbers of 64 bits, which messages don't align.
+    pub lft: [[u32; 2]; 8],
+    /// What has been used: bytes, packets; when it was added and first used.
+    pub curlft: [[u32; 2]; 4],
+    /// Packets refused: outside the window, replayed, forged.
+    pub stats: [u32; 3],
+    pub seq: u32,
+    pub reqid: u32,
+    pub family: u16,
+    pub mode: u8,
+    pub replay_window: u8,
+    pub flags: u8,
+    pub pad2: [u8; 7],
+}
+
+/// `struct xfrm_userspi_info`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct SpiInfo {
+    pub info: SaInfo,
+    /// Host byte order, like the next.
+    pub min: u32,
+    pub max: u32,
 }
 
 /// `struct xfrm_user_migrate_state`.

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! SPIs that are unique as far as a namespace wants it.
+//!
+//! `net.xfrm_next.spi_scope` says with which SAs a newly allocated SPI may not
+//! be shared ([`policy`]). The SPIs of the range that was asked for are tried in
+//! a random order, each once ([`candidates`]), and each is looked up in the
+//! kernel's table of SPIs or, if other destinations matter, in an [`index`].
+//!
+//! Locks, outermost first: `xfrm_cfg_mutex` of the namespace, which all who ask
+//! for SPIs hold -> [`Spis::index`] -> lock of the SA -> `xfrm_state_lock`.
+//!
+//! Mirrors `xfrm_alloc_userspi()` of `net/xfrm/xfrm_user.c` and
+//! `xfrm_alloc_spi()` of `net/xfrm/xfrm_state.c`; docs/spi-scope.md says where
+//! it differs.
+
+#![forbid(unsafe_code)]
+
+mod candidates;
+#[cfg(CONFIG_KUNIT = "y")]
+mod cases;
+mod index;
+mod policy;
+mod request;
+mod search;
+
+use crate::{
+    net::{
+        namespace::{PerNamespace, Registration, Slot},
+        netlink, sysctl, ExtAck, Namespace,
+    },
+    redirect::Redirect,
+    xfrm::{
+        larval, messages,
+        spi::{self, AllocSpi, SpiTarget, UserSpiTarget},
+        uapi, Arrivals, State,
+    },
+};
+use candidates::Candidates;
+use core::ops::RangeInclusive;
+use index::Index;
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{Arc, Mutex},
+};
+use policy::Scope;
+use request::Request;
+use search::{Outcome, Search};
+
+/// Giving out SPIs; dropping it gives that back to the kernel.
+#[pin_data]
+pub struct Service {
+    #[pin]
+    netlink: Redirect<UserSpiTarget<Allocator>>,
+    #[pin]
+    others: Redirect<SpiTarget<Allocator>>,
+}
+
+impl Service {
+    /// Starts to give out SPIs in all namespaces. May sleep.
+    pub fn new() -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            messages::check_size::<uapi::SpiInfo>(uapi::MSG_ALLOCSPI)?;
+            let spis = Arc::pin_init(Registration::new(), GFP_KERNEL)?;
+            let same = spis.clone();
+            Ok(try_pin_init!(Self {
+                netlink <- Redirect::new(UserSpiTarget(Allocator { spis })),
+                others <- Redirect::new(SpiTarget(Allocator { spis: same })),
+            }))
+        })
+    }
+}
+
+/// What each namespace has.
+#[pin_data]
+struct Spis {
+    /// A [`Scope`].
+    #[pin]
+    scope: sysctl::Int,
+    /// The SAs that the index doesn't know yet.
+    #[pin]
+    arrivals: Arrivals,
+    #[pin]
+    index: Mutex<Index>,
+}
+
+static SPIS: Slot = Slot::new();
+
+static SCOPE: sysctl::Definition = sysctl::Definition {
+    directory: c"net/xfrm_next",
+    name: c"spi_scope",
+    default: Scope::DEFAULT,
+    min: Scope::MIN,
+    max: Scope::MAX,
+};
+
+impl PerNamespace for Spis {
+    const SLOT: &'static Slot = &SPIS;
+
+    fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
+        try_pin_init!(Self {
+            scope <- sysctl::Int::new(net, &SCOPE),
+            arrivals <- Arrivals::new(net),
+            index <- new_mutex!(Index::new(), "xfrm_next_spis"),
+        })
+    }
+}
+
+/// Gives out the SPIs of all namespaces.
+struct Allocator {
+    spis: Arc<Registration<Spis>>,
+}
+
+impl AllocSpi for Allocator {
+    fn serve(&self, mut message: netlink::Request<'_>) -> Result {
+        let extack = &mut message.extack;
+        let request = Request::parse(message.body, &message.attributes, extack)?;
+        let state = larval::find_or_make(message.net, &request.wanted).ok_or_else(|| {
+            extack.set(format_args!("Target ACQUIRE not found"));
+            ENOENT
+        })?;
+        self.give(&state, request.range, request.dir, extack)?;
+        if let Some(dir) = request.dir {
+            state.set_dir(dir);
+        }
+        let reply = larval::message(&state, message.portid, message.seq)?;
+        messages::unicast(message.net, reply, message.portid)
+    }
+
+    fn allocate(
+        &self,
+        state: &State,
+        range: RangeInclusive<u32>,
+        mut extack: ExtAck<'_>,
+    ) -> Result {
+        self.give(state, range, None, &mut extack)
+    }
+}
+
+impl Allocator {
+    /// Gives the SA an SPI of the range, unless it has one. `dir` is what was
+    /// asked for.
+    ///
+    /// Fails with `ENOENT` if none is free or the SA is dead, `ERESTARTSYS` if
+    /// there is a signal.
+    fn give(
+        &self,
+        state: &State,
+        range: RangeInclusive<u32>,
+        dir: Option<u8>,
+        extack: &mut ExtAck<'_>,
+    ) -> Result {
+        let spis = self.spis.get(state.net());
+        let rule = Scope::new(spis.scope.get()).rule(dir);
+        let mut index = spis.index.lock();
+        let search = Search::new(state, rule, &mut index, &spis.arrivals);
+
+        match search.run(Candidates::new(range, spi::random())) {
+            Outcome::Done => Ok(()),
+            Outcome::Dead => {
+                extack.set(format_args!("Target ACQUIRE is in DEAD state"));
+                Err(ENOENT)
+            }
+            Outcome::Taken => {
+                extack.set(format_args!("No SPI available in the requested range"));
+                Err(ENOENT)
+            }
+            Outcome::Interrupted => Err(ERESTARTSYS),
+        }
+    }
+}
+
+#[kernel::macros::kunit_tests(xfrm_next_spi)]
+mod tests {
+    use super::{cases::CASES, *};
+    use crate::xfrm::uapi::Id;
+
+    fn id(last: u8) -> Id {
+        let mut id = Id {
+            spi: [0, 0, 1, 0],
+            family: uapi::AF_INET,
+            proto: uapi::IPPROTO_ESP,
+            ..Id::default()
+        };
+        id.daddr.0[3] = last;
+        id
+    }
+
+    #[test]
+    fn table() {
+        for case in &CASES {
+            for value in 0..3u8 {
+                let rule = Scope::new(value.into()).rule(case.request);
+                assert!(rule.forbids(&id(1), &id(1), case.sa));
+                let refused = rule.forbids(&id(1), &id(2), case.sa);
+                assert_eq!(refused, case.refused[usize::from(value)]);
+            }
+        }
+    }
+
+    #[test]
+    fn each_spi_comes_once() {
+        let mut seen = [0u8; 256];
+        for spi in Candidates::new(0x100..=0x1ff, spi::random()) {
+            seen[spi as usize & 0xff] += 1;
+        }
+        assert_eq!(seen, [1; 256]);
+    }
+}

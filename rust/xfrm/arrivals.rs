@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hearing of each SA of a namespace that has an SPI, however it came.
+//!
+//! The kernel has one list of all SAs, and whatever adds an SA puts it at the
+//! front. So a bookmark in that list has behind it what has been read, and in
+//! front of it what has come since; nothing has to be told to us, and no SA
+//! costs anything before it is asked for. The kernel's own dumps leave entries
+//! of their own in the list in the same way, which look like dead SAs.
+//!
+//! Mirrors `xfrm_state_walk()` of `net/xfrm/xfrm_state.c`, the other way round.
+
+use super::{
+    lookup::{listed, Table},
+    State,
+};
+use crate::{net::Namespace, raw};
+use core::pin::Pin;
+use kernel::{prelude::*, types::Opaque};
+
+/// A place in the list of the SAs of one namespace, which it must not outlive.
+/// SAs without an SPI are passed over: they come anew when they get one.
+///
+/// # Invariants
+///
+/// The bookmark is in the list of `net`, whose lock protects its links.
+#[pin_data(PinnedDrop)]
+pub struct Arrivals {
+    /// A whole SA, zeroed but for being dead: xfrm_state_lookup_byspi() takes
+    /// entries for SAs without looking whether they are.
+    #[pin]
+    bookmark: Opaque<raw::xfrm_state>,
+    net: *mut raw::net,
+}
+
+// SAFETY: Nothing is bound to a thread.
+unsafe impl Send for Arrivals {}
+// SAFETY: The links are touched under the lock of the tables only.
+unsafe impl Sync for Arrivals {}
+
+impl Arrivals {
+    /// Starts with all SAs unread. Any context.
+    pub fn new(net: &Namespace) -> impl PinInit<Self> + '_ {
+        pin_init!(Self {
+            bookmark <- Opaque::ffi_init(|bookmark: *mut raw::xfrm_state| {
+                let _table = Table::lock(net);
+                // SAFETY: The bookmark is ours and stays where it is. The list
+                // is that of a valid namespace, whose lock we hold.
+                unsafe {
+                    bookmark.write_bytes(0, 1);
+                    (*bookmark).km.state = raw::XFRM_STATE_DEAD as u8;
+                    raw::xfrm_next_list_add_tail(
+                        &raw mut (*bookmark).km.all,
+                        &raw mut (*net.as_ptr()).xfrm.state_all,
+                    );
+                }
+            }),
+            net: net.as_ptr(),
+        })
+    }
+
+    /// Whether all have been read. `table` is that of the namespace, here and
+    /// in [`Self::next`].
+    pub fn is_empty(&self, table: &Table<'_>) -> bool {
+        self.oldest(table).is_none()
+    }
+
+    /// Reads the oldest one that hasn't been read.
+    pub fn next<'t>(&self, table: &'t Table<'_>) -> Option<&'t State> {
+        let state = self.oldest(table)?;
+        // SAFETY: As in `oldest`.
+        unsafe { self.pass(&raw mut (*state.as_ptr()).km.all) };
+        Some(state)
+    }
+
+    /// Finds the oldest one that hasn't been read. `table` is that of our
+    /// namespace; in another one there is nothing to be read.
+    fn oldest<'t>(&self, table: &'t Table<'_>) -> Option<&'t State> {
+        if table.net().as_ptr() != self.net {
+            return None;
+        }
+        // SAFETY: By the type invariant the bookmark is in the list, and its
+        // lock is held. What is in front of it is the head, or an entry.
+        unsafe {
+            loop {
+                let entry = (*self.bookmark.get()).km.all.prev;
+                if entry == &raw mut (*self.net).xfrm.state_all {
+                    return None;
+                }
+                if let Some(state) = listed(entry).filter(|state| state.has_spi()) {
+                    return Some(state);
+                }
+                self.pass(entry);
+            }
+        }
+    }
+
+    /// Moves on to the front of this entry.
+    ///
+    /// # Safety
+    ///
+    /// It must be in the list, and the lock held.
+    unsafe fn pass(&self, entry: *mut raw::list_head) {
+        // SAFETY: The caller promises it; by the type invariant we are in the
+        // same list.
+        unsafe { raw::xfrm_next_list_move_tail(&raw mut (*self.bookmark.get()).km.all, entry) }
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Arrivals {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: The namespace outlives us.
+        let _table = Table::lock(unsafe { Namespace::from_raw(self.net) });
+        // SAFETY: By the type invariant it is in the list, and we hold its lock.
+        unsafe { raw::xfrm_next_list_del_init(&raw mut (*self.bookmark.get()).km.all) }
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Serving requests for SPIs in the kernel's place.
+//!
+//! There are two ways to ask, `XFRM_MSG_ALLOCSPI` and PF_KEY's `SADB_GETSPI`.
+//! Both end in `xfrm_alloc_spi()`, but that isn't told the direction that a
+//! netlink request names; so the function before it is served as well.
+//!
+//! C source: `net/xfrm/xfrm_state.c`, `net/xfrm/xfrm_user.c`
+
+use super::{
+    messages::{Doit, ATTRIBUTES},
+    State,
+};
+use crate::{
+    net::{netlink::Request, ExtAck},
+    raw,
+    redirect::{Arguments, CType, Gate, Target},
+};
+use core::{fmt, ops::RangeInclusive};
+use kernel::{error::to_result, ffi::c_int, prelude::*};
+
+/// Gives out SPIs in the kernel's place. All of it may sleep, with
+/// `xfrm_cfg_mutex` of the namespace held.
+pub trait AllocSpi: Send + Sync + 'static {
+    /// Serves `XFRM_MSG_ALLOCSPI`.
+    ///
+    /// Capabilities, the length of the fixed part, the attributes' lengths and
+    /// which of them are allowed have been checked, and messages of 32-bit
+    /// senders translated.
+    fn serve(&self, request: Request<'_>) -> Result;
+
+    /// Gives an SPI of the range, which is in host byte order, to a larval SA;
+    /// if it has one, that is it. There is no extended ack for PF_KEY.
+    fn allocate(&self, state: &State, range: RangeInclusive<u32>, extack: ExtAck<'_>) -> Result;
+}
+
+/// Fails with `EINVAL` and says why, if an SA of this protocol can't have an
+/// SPI of this range.
+pub fn verify(proto: u8, range: &RangeInclusive<u32>, extack: &mut ExtAck<'_>) -> Result {
+    // SAFETY: The extended ack is null or valid.
+    to_result(unsafe { raw::verify_spi_info(proto, *range.start(), *range.end(), extack.as_ptr()) })
+}
+
+/// Returns bits that nobody can foretell. Any context.
+pub fn random() -> u64 {
+    // SAFETY: It may be called anywhere.
+    unsafe { raw::get_random_u64() }
+}
+
+fn to_errno(result: Result) -> c_int {
+    result.map_or_else(|e| e.to_errno(), |()| 0)
+}
+
+/// Redirects `xfrm_alloc_userspi()`, netlink's, to `H`.
+pub struct UserSpiTarget<H>(pub H);
+
+static USER_SPI_GATE: Gate = Gate::new();
+
+// SAFETY: The replacement has the function's own type, and takes its pass
+// first and keeps it.
+unsafe impl<H: AllocSpi> Target for UserSpiTarget<H> {
+    const NAME: &'static CStr = c"xfrm_alloc_userspi";
+    const MODULE: Option<&'static CStr> = Some(c"xfrm_user");
+    type Function = Doit;
+    const REPLACEMENT: Doit = user_spi::<H>;
+    const GATE: &'static Gate = &USER_SPI_GATE;
+
+    fn serves(&self, _arguments: &Arguments<'_>) -> bool {
+        true
+    }
+}
+
+/// # Safety
+///
+/// The arguments are what xfrm_user_rcv_msg() passes to a [`Doit`].
+unsafe extern "C" fn user_spi<H: AllocSpi>(
+    skb: *mut raw::sk_buff,
+    nlh: *mut raw::nlmsghdr,
+    attrs: *mut *mut raw::nlattr,
+    extack: *mut raw::netlink_ext_ack,
+) -> c_int {
+    // SAFETY: The call has been redirected here. xfrm_user_rcv_msg() calls a
+    // `Doit` with what it has parsed.
+    let (pass, request) = unsafe {
+        (
+            UserSpiTarget::<H>::pass(),
+            Request::from_raw(skb, nlh, attrs, ATTRIBUTES, extack),
+        )
+    };
+    to_errno(pass.target().0.serve(request))
+}
+
+/// `u32`.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct U32(u32);
+
+impl CType for U32 {
+    fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+        f.write_str("u32")
+    }
+}
+
+/// Redirects `xfrm_alloc_spi()`, which all but netlink call, to `H`.
+pub struct SpiTarget<H>(pub H);
+
+static SPI_GATE: Gate = Gate::new();
+
+// SAFETY: As for `UserSpiTarget`.
+unsafe impl<H: AllocSpi> Target for SpiTarget<H> {
+    const NAME: &'static CStr = c"xfrm_alloc_spi";
+    const MODULE: Option<&'static CStr> = None;
+    type Function =
+        unsafe extern "C" fn(*mut raw::xfrm_state, U32, U32, *mut raw::netlink_ext_ack) -> c_int;
+    const REPLACEMENT: Self::Function = spi::<H>;
+    const GATE: &'static Gate = &SPI_GATE;
+
+    fn serves(&self, _arguments: &Arguments<'_>) -> bool {
+        true
+    }
+}
+
+/// # Safety
+///
+/// As for `xfrm_alloc_spi()`: the caller has a reference to the SA.
+unsafe extern "C" fn spi<H: AllocSpi>(
+    x: *mut raw::xfrm_state,
+    low: U32,
+    high: U32,
+    extack: *mut raw::netlink_ext_ack,
+) -> c_int {
+    // SAFETY: The call has been redirected here. The SA is valid by the caller's
+    // reference, and the extended ack is null or the caller's.
+    let (pass, state, extack) = unsafe {
+        (
+            SpiTarget::<H>::pass(),
+            State::from_raw(x),
+            ExtAck::from_raw(extack),
+        )
+    };
+    to_errno(pass.target().0.allocate(state, low.0..=high.0, extack))
+}
