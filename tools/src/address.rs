@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use crate::args::Args;
 use crate::error::{Error, Result};
 use crate::layout::{Address, AF_INET, AF_INET6};
 use crate::number;
@@ -14,6 +15,11 @@ pub fn parse(word: &str) -> Result<IpAddr> {
             "Error: any valid address is expected rather than \"{word}\"."
         ))
     })
+}
+
+/// Reads an address that must be there.
+pub fn ip(args: &mut Args<'_>) -> Result<IpAddr> {
+    parse(args.value()?)
 }
 
 /// Reads `ADDR[/PLEN]`, a host where there is no length.

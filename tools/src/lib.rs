@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod allocspi;
 pub mod args;
 pub mod attribute;
 pub mod cli;
@@ -28,5 +29,7 @@ pub mod output;
 pub mod probe;
 pub mod proto;
 pub mod request;
+pub mod sa;
 pub mod selector;
 pub mod socket;
+pub mod spis;

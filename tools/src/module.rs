@@ -41,6 +41,12 @@ impl Module {
         }
     }
 
+    /// `net.xfrm_next.spi_scope` of this network namespace, if the module is loaded.
+    pub fn spi_scope() -> Option<u8> {
+        let text = fs::read_to_string(format!("/proc/sys/net/{NAME}/spi_scope")).ok()?;
+        text.trim().parse().ok()
+    }
+
     /// Name and version.
     pub fn title(&self) -> String {
         match &self.version {

@@ -3,13 +3,15 @@
 
 use std::fs;
 
+use crate::args::Args;
+use crate::error::{Error, Result};
 use crate::number;
 
 /// SA protocols: iproute2's XFRM-PROTO.
 const XFRM: &[(&str, u8)] = &[
     ("esp", 50),
     ("ah", 51),
-    ("comp", 108),
+    ("comp", COMP),
     ("route2", 43),
     ("hao", 60),
     ("ipsec-any", 255),
@@ -29,6 +31,8 @@ const IP: &[(&str, u8)] = &[
     ("mobility-header", MH),
 ];
 
+/// IPPROTO_COMP.
+pub const COMP: u8 = 108;
 /// IPPROTO_ICMP.
 pub const ICMP: u8 = 1;
 /// IPPROTO_TCP.
@@ -49,6 +53,12 @@ pub const MH: u8 = 135;
 /// Reads the protocol of an SA.
 pub fn parse_xfrm(word: &str) -> Option<u8> {
     by_name(XFRM, word)
+}
+
+/// Reads the protocol of an SA, which must be there.
+pub fn of_sa(args: &mut Args<'_>) -> Result<u8> {
+    let word = args.value()?;
+    parse_xfrm(word).ok_or_else(|| Error::invalid(word, "XFRM-PROTO value is invalid"))
 }
 
 /// The name of an SA's protocol, or its number.

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::address;
+use crate::address::{self, ip};
 use crate::args::{Args, Once};
 use crate::attribute::Attribute;
 use crate::encap;
@@ -69,7 +69,7 @@ impl Words {
     fn read(&mut self, keyword: &str, args: &mut Args<'_>, links: &dyn Links) -> Result<()> {
         match keyword {
             "dst" => self.dst.read(args, ip),
-            "proto" => self.proto.read(args, protocol),
+            "proto" => self.proto.read(args, proto::of_sa),
             "spi" => self.spi.read(args, |args| args.u32("SPI value is invalid")),
             "mark" => self.mark.read(args, mark::parse),
             "new-dst" => self.new_dst.read(args, ip),
@@ -171,15 +171,6 @@ impl NewWords {
         attributes.extend(maxage.map(Attribute::MappingMaxage));
         attributes.extend(self.nat_keepalive.optional().map(Attribute::NatKeepalive));
     }
-}
-
-fn ip(args: &mut Args<'_>) -> Result<IpAddr> {
-    address::parse(args.value()?)
-}
-
-fn protocol(args: &mut Args<'_>) -> Result<u8> {
-    let word = args.value()?;
-    proto::parse_xfrm(word).ok_or_else(|| Error::invalid(word, "XFRM-PROTO value is invalid"))
 }
 
 #[cfg(test)]

@@ -36,23 +36,51 @@ impl XfrmSocket {
 
     /// Sends a request and waits for its acknowledgement.
     pub fn ask(&mut self, message: XfrmMessage) -> io::Result<Ack> {
+        Ok(self.exchange(message, 0)?.0)
+    }
+
+    /// Sends a request with these additional flags, and waits for its end; with it come the
+    /// answers before that.
+    fn exchange(
+        &mut self,
+        message: XfrmMessage,
+        flags: u16,
+    ) -> io::Result<(Ack, Vec<XfrmMessage>)> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         header.sequence_number = self.sequence;
         let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        let mut answers = Vec::new();
         loop {
             for answer in self.receive()? {
-                if let NetlinkPayload::Error(error) = &answer.payload {
-                    if answer.header.sequence_number == self.sequence {
-                        return Ok(Ack::new(&answer.header, error));
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::Error(error) => {
+                        return Ok((Ack::new(&answer.header, &error), answers));
                     }
+                    NetlinkPayload::Done(_) => return Ok((Ack::default(), answers)),
+                    NetlinkPayload::InnerMessage(message) => answers.push(message),
+                    _ => {}
                 }
             }
+        }
+    }
+
+    /// Sends a request with these additional flags, that must succeed; gives the answers.
+    pub fn answers(&mut self, message: XfrmMessage, flags: u16) -> Result<Vec<XfrmMessage>> {
+        let (ack, answers) = self
+            .exchange(message, flags)
+            .map_err(Error::system("Cannot talk to the kernel"))?;
+        match ack {
+            Ack { errno: 0, .. } => Ok(answers),
+            Ack { errno, text } => Err(Error::Kernel { errno, text }),
         }
     }
 

@@ -18,6 +18,13 @@ pub mod redirect {
     pub mod btf;
 }
 
+#[path = "../../../rust/spi"]
+pub mod spi {
+    pub mod candidates;
+    pub mod cases;
+    pub mod policy;
+}
+
 #[path = "../../../rust/xfrm"]
 pub mod xfrm {
     pub mod replay;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The subcommands. To add one (`state allocspi`, `spi show`, `lag show`): a file with its grammar,
+//! The subcommands. To add one (`lag show`): a file with its grammar,
 //! its usage and a `run()`, and a line in [`COMMANDS`].
 
 mod monitor_migrate;
 mod probe;
+mod spi_show;
+mod state_allocspi;
 mod state_migrate;
 
 use crate::args::Args;
@@ -28,5 +30,7 @@ pub struct Command {
 pub const COMMANDS: &[Command] = &[
     probe::COMMAND,
     state_migrate::COMMAND,
+    state_allocspi::COMMAND,
+    spi_show::COMMAND,
     monitor_migrate::COMMAND,
 ];

@@ -11,16 +11,18 @@ use arbitrary::{Result, Unstructured};
 pub mod btf;
 mod numbers;
 pub mod plan;
+mod spi;
 mod window;
 
 /// Panics if it doesn't hold for the input that these bytes choose.
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their folders in the corpus.
-pub const ALL: [(&str, Property); 4] = [
+pub const ALL: [(&str, Property); 5] = [
     ("btf", |bytes| check(btf::holds, bytes)),
     ("numbers", |bytes| check(numbers::holds, bytes)),
     ("plan", |bytes| check(plan::holds, bytes)),
+    ("spi", |bytes| check(spi::holds, bytes)),
     ("window", |bytes| check(window::holds, bytes)),
 ];
 

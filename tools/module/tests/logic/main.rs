@@ -8,3 +8,4 @@ mod corpus;
 mod plan;
 mod replay;
 mod request;
+mod spi;
