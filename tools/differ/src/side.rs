@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 use zerocopy_derive::{Immutable, IntoBytes};
 
@@ -238,20 +238,28 @@ impl Side {
             let packet = [number as u8; 200];
             traffic.sent += u32::from(sender.send_to(&packet, receiver.local_addr()?).is_ok());
         }
-        std::thread::sleep(Duration::from_millis(2));
+        // Each arrives or is counted, soon.
+        let end = Instant::now() + Duration::from_millis(300);
         let mut packet = [0; 256];
-        while receiver.recv(&mut packet).is_ok() {
-            traffic.delivered += 1;
+        loop {
+            while receiver.recv(&mut packet).is_ok() {
+                traffic.delivered += 1;
+            }
+            traffic.errors = changes(&before, &counters()?);
+            let refused = traffic
+                .errors
+                .iter()
+                .filter(|(name, _)| name.starts_with("XfrmIn"));
+            let seen = u64::from(traffic.delivered) + refused.map(|(_, n)| n).sum::<u64>();
+            if seen >= traffic.sent.into() || Instant::now() > end {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         let flush = Message::new(kind::FLUSHPOLICY, flag::ACK, &());
         let sas = self.ask(&[&flush], 0)?.sas;
         let mut told = self.told()?;
         told.retain(|(_, message)| message.kind == kind::EXPIRE);
-        let after = counters()?.into_iter().zip(before);
-        let changed = after.filter(|(after, before)| after != before);
-        traffic.errors = changed
-            .map(|((name, after), (_, before))| (name, after - before))
-            .collect();
         Ok(Outcome {
             told,
             sas,
@@ -380,7 +388,20 @@ fn ip(address: Address, family: u16) -> IpAddr {
     }
 }
 
-fn counters() -> io::Result<Vec<(String, u64)>> {
+type Counters = Vec<(String, u64)>;
+
+/// What has been counted since.
+fn changes(before: &Counters, after: &Counters) -> Counters {
+    let changed = after
+        .iter()
+        .zip(before)
+        .filter(|(after, before)| after != before);
+    changed
+        .map(|((name, after), (_, before))| (name.clone(), after - before))
+        .collect()
+}
+
+fn counters() -> io::Result<Counters> {
     let text = std::fs::read_to_string("/proc/thread-self/net/xfrm_stat")?;
     let count = |line: &str| {
         let (name, value) = line.split_once(char::is_whitespace)?;
