@@ -26,28 +26,24 @@ use kernel::{
 /// A triple, in the order of the SPIs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    /// Host byte order.
-    spi: u32,
-    proto: u8,
-    family: u16,
+    /// From the top: SPI in host byte order (32 bits), protocol, family (16
+    /// each). One number is quickly compared.
+    head: u64,
     daddr: u128,
 }
 
 impl Key {
     fn new(id: &Id) -> Self {
         Self {
-            family: id.family,
+            head: Self::first(id).head | u64::from(id.family),
             daddr: u128::from_ne_bytes(id.daddr.trimmed(id.family).0),
-            ..Self::first(id)
         }
     }
 
     /// No triple with the SPI and the protocol of `id` comes before this one.
     fn first(id: &Id) -> Self {
         Self {
-            spi: u32::from_be_bytes(id.spi),
-            proto: id.proto,
-            family: 0,
+            head: u64::from(u32::from_be_bytes(id.spi)) << 32 | u64::from(id.proto) << 16,
             daddr: 0,
         }
     }
@@ -55,9 +51,9 @@ impl Key {
     fn id(&self) -> Id {
         Id {
             daddr: Address(self.daddr.to_ne_bytes()),
-            spi: self.spi.to_be_bytes(),
-            family: self.family,
-            proto: self.proto,
+            spi: ((self.head >> 32) as u32).to_be_bytes(),
+            family: self.head as u16,
+            proto: (self.head >> 16) as u8,
             pad: 0,
         }
     }
