@@ -7,7 +7,7 @@ use crate::message::{flag, kind, read, Message, OWN_PORT};
 use crate::sa::{self, algorithm, attr, host_prefix, Info, Sa};
 use fastrand::Rng;
 use module::xfrm::uapi::{
-    Address, Encap, Id, Mark, MigrateState, Offload, Selector, AF_INET, AF_INET6, CLEAR_OFFLOAD,
+    Address, Encap, Mark, MigrateState, Offload, Selector, AF_INET, AF_INET6, CLEAR_OFFLOAD,
     STATE_AF_UNSPEC, UPDATE_H2H_SEL,
 };
 use zerocopy::IntoBytes;
@@ -236,15 +236,7 @@ impl Generator<'_> {
     }
 
     fn selector(&mut self, info: &Info) -> Selector {
-        let host = host_prefix(info.family);
-        let pair = Selector {
-            daddr: info.daddr,
-            saddr: info.saddr,
-            family: info.family,
-            prefixlen_d: host,
-            prefixlen_s: host,
-            ..Selector::default()
-        };
+        let pair = info.ends();
         let tunnel = info.mode == sa::TUNNEL;
         match self.random.u8(..10) {
             0..=4 => Selector::default(),
@@ -659,13 +651,7 @@ pub fn plain(sa: &Message) -> Message {
         sel.family = info.family;
     }
     let header = MigrateState {
-        id: Id {
-            daddr: info.daddr,
-            spi: info.spi,
-            family: info.family,
-            proto: info.proto,
-            pad: 0,
-        },
+        id: info.id(),
         new_daddr: info.daddr,
         new_saddr: info.saddr,
         old_mark: sa.mark(),

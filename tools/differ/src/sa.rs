@@ -4,7 +4,7 @@
 
 use crate::generate::is_ours;
 use crate::message::{flag, kind, read, Message};
-use module::xfrm::uapi::{Address, Encap, Mark, Offload, Selector, AF_INET6};
+use module::xfrm::uapi::{Address, Encap, Id, Mark, Offload, Selector, AF_INET6};
 use zerocopy::{FromZeros, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -85,6 +85,30 @@ impl Info {
             lft: [u64::MAX, u64::MAX, u64::MAX, u64::MAX, 0, 0, 0, 0],
             family,
             ..Self::new_zeroed()
+        }
+    }
+
+    /// What the SA is found by, besides its mark.
+    pub fn id(&self) -> Id {
+        Id {
+            daddr: self.daddr,
+            spi: self.spi,
+            family: self.family,
+            proto: self.proto,
+            pad: 0,
+        }
+    }
+
+    /// The traffic between the ends of the SA.
+    pub fn ends(&self) -> Selector {
+        let host = host_prefix(self.family);
+        Selector {
+            daddr: self.daddr,
+            saddr: self.saddr,
+            family: self.family,
+            prefixlen_d: host,
+            prefixlen_s: host,
+            ..Selector::default()
         }
     }
 

@@ -6,7 +6,7 @@ use crate::case::{Ack, Case, Outcome, Step, Trace, Traffic};
 use crate::explain;
 use crate::message::{attrs, flag, kind, messages, read, Message, OWN_PORT};
 use crate::sa::{self, attr, Info, Sa};
-use module::xfrm::uapi::{Address, Selector, AF_INET, GROUP_MIGRATE};
+use module::xfrm::uapi::{Address, AF_INET, GROUP_MIGRATE};
 use netlink_sys::{protocols::NETLINK_XFRM, Socket, SocketAddr};
 use rustix::io::Errno;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
@@ -339,13 +339,7 @@ struct Aevent {
 impl Aevent {
     fn of(info: &Info) -> Self {
         Self {
-            id: module::xfrm::uapi::Id {
-                daddr: info.daddr,
-                spi: info.spi,
-                family: info.family,
-                proto: info.proto,
-                pad: 0,
-            },
+            id: info.id(),
             saddr: info.saddr,
             flags: 1 | 2 | 4 | 8,
             reqid: info.reqid,
@@ -355,16 +349,7 @@ impl Aevent {
 
 /// A policy for the traffic between the ends of an SA, that asks for it.
 fn policy(info: &Info) -> Message {
-    let host = sa::host_prefix(info.family);
-    let sel = Selector {
-        daddr: info.daddr,
-        saddr: info.saddr,
-        family: info.family,
-        prefixlen_d: host,
-        prefixlen_s: host,
-        ..Selector::default()
-    };
-    let mut body = [sel.as_bytes(), info.lft.as_bytes(), &[0; 48]].concat();
+    let mut body = [info.ends().as_bytes(), info.lft.as_bytes(), &[0; 48]].concat();
     for limit in body[56..88].chunks_mut(8) {
         limit.copy_from_slice(&u64::MAX.to_ne_bytes());
     }
