@@ -28,6 +28,22 @@ use_tools() {
 	source "$cache/env"
 }
 
+# Says at the start how long it will take on two cores without KVM: so many
+# minutes, and what the kernels take that have never been built.
+foretell() { # MINUTES FLAVOUR...
+	local once=0 what built
+	local -A minutes=([tools]=2 [test]=11 [debug]=14 [stock]=8)
+	for what in tools "${@:2}"; do
+		case $what in
+		tools) built="env" ;;
+		stock) built='stock/[0-9]*/.complete' ;;
+		*) built="kernel/$what-*/.complete" ;;
+		esac
+		compgen -G "$cache/$built" >/dev/null || once=$((once + minutes[$what]))
+	done
+	say "this takes about $(($1 + once)) minutes$([[ $once == 0 ]] || echo ", $once of them for what is built the first time only")"
+}
+
 # The short digest of stdin that names things in the cache.
 digest() { sha256sum | cut -c1-16; }
 
@@ -38,4 +54,38 @@ one_at_a_time() {
 	flock --nonblock "$lock_fd" && return
 	say "waiting for another process that works on the same thing ($cache/$1.lock)"
 	flock "$lock_fd"
+}
+
+# Runs a step of a build with its output in $log, and says how it goes.
+step() { # TEXT COMMAND...
+	local text=$1 start=$SECONDS interval=30 waited=0 job status=0
+	shift
+	[[ ! -t 2 ]] || interval=2
+	say "$text"
+	# A group of its own, to be stopped as a whole if we are.
+	set -m
+	# shellcheck disable=SC2154 # the caller's
+	"$@" >"$log" 2>&1 </dev/null &
+	job=$!
+	set +m
+	trap 'kill -- -$job 2>/dev/null' EXIT
+	trap 'exit 130' INT TERM HUP
+	while kill -0 "$job" 2>/dev/null; do
+		sleep 1
+		waited=$((waited + 1))
+		[[ $((waited % interval)) == 0 ]] || continue
+		progress=$(printf '%s, %d objects in this run, %d:%02d min, now %s' "$text" \
+			"$(grep -cE '^ +[A-Z]+ ' "$log")" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) \
+			"$(tail -1 "$log" | awk '{ print $NF }')") || true
+		if [[ -t 2 ]]; then printf '\r%.*s\033[K' "${COLUMNS:-79}" "$progress" >&2; else say "$progress"; fi
+	done
+	[[ ! -t 2 ]] || printf '\r\033[K' >&2
+	wait "$job" || status=$?
+	trap - EXIT INT TERM HUP
+	[[ $status != 0 ]] || return 0
+	# The first error is the cause; make's own lines only follow from it.
+	local line
+	line=$({ grep -niE '(^|[^a-z_])error[:[ ]|undefined symbol|\*\*\*' "$log" || echo "$(wc -l <"$log"):"; } | head -1 | cut -d: -f1)
+	sed -n "$((line > 5 ? line - 5 : 1)),$((line + 25))p" "$log" >&2
+	die "$text failed; the lines around the first error are above, all of them in $log"
 }
