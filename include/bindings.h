@@ -5,11 +5,13 @@
 
 #include <linux/audit.h>
 #include <linux/btf.h>
+#include <linux/fs.h>
 #include <linux/ftrace.h>
-#include <linux/kernel_read_file.h>
+#include <linux/if_bonding.h>
+#include <linux/netdevice.h>
 #include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <linux/sysctl.h>
-#include <linux/vmalloc.h>
 #include <net/net_namespace.h>
 #include <net/netlink.h>
 #include <net/xfrm.h>

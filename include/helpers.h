@@ -15,6 +15,7 @@ struct hlist_node;
 struct hrtimer;
 struct list_head;
 struct net;
+struct net_device;
 struct netlink_ext_ack;
 struct nlmsghdr;
 struct sk_buff;
@@ -49,6 +50,26 @@ int xfrm_next_nlmsg_multicast(struct sock *sk, struct sk_buff *skb, u32 portid,
 int xfrm_next_nlmsg_unicast(struct net *net, struct sk_buff *skb, u32 portid);
 struct sock *xfrm_next_nlsk(struct net *net);
 
+/* network devices */
+void xfrm_next_synchronize_rcu(void);
+void xfrm_next_dev_hold(struct net_device *dev);
+void xfrm_next_dev_put(struct net_device *dev);
+struct net *xfrm_next_dev_net(const struct net_device *dev);
+unsigned int xfrm_next_net_inum(const struct net *net);
+u64 xfrm_next_esp_features(void);
+u64 xfrm_next_hw_esp_feature(void);
+void xfrm_next_netdev_lock_ops(struct net_device *dev);
+void xfrm_next_netdev_unlock_ops(struct net_device *dev);
+int xfrm_next_notifier_from_errno(int err);
+void xfrm_next_bh_disable(void);
+void xfrm_next_bh_enable(void);
+#ifdef XFRM_NEXT_LAG
+bool xfrm_next_is_bond(const struct net_device *dev);
+int xfrm_next_bond_mode(const struct net_device *dev);
+int xfrm_next_bond_xmit_policy(const struct net_device *dev);
+unsigned int xfrm_next_lower_handle_flag(void);
+#endif
+
 /* messages of 32-bit processes */
 struct xfrm_translator *xfrm_next_get_translator(void);
 void xfrm_next_put_translator(struct xfrm_translator *xtr);
@@ -56,23 +77,24 @@ void xfrm_next_put_translator(struct xfrm_translator *xtr);
 /* xfrm states */
 void xfrm_next_state_hold(struct xfrm_state *x);
 void xfrm_next_state_put(struct xfrm_state *x);
+bool xfrm_next_state_hold_unless_zero(struct xfrm_state *x);
 unsigned int xfrm_next_state_refcount(const struct xfrm_state *x);
 void xfrm_next_state_lock(struct xfrm_state *x);
 void xfrm_next_state_unlock(struct xfrm_state *x);
 void xfrm_next_states_lock(struct net *net);
 void xfrm_next_states_unlock(struct net *net);
-struct xfrm_state *xfrm_next_state_next_byspi(struct xfrm_state *x);
 struct hlist_head *xfrm_next_states_byspi(struct net *net,
 					  const xfrm_address_t *daddr,
 					  __be32 spi, u8 proto,
 					  unsigned short family);
-struct xfrm_state *xfrm_next_state_first_byspi(struct hlist_head *chain);
+struct hlist_head *xfrm_next_states_bydst(const struct xfrm_state *x);
 int xfrm_next_state_kern(const struct xfrm_state *x);
 struct net *xfrm_next_state_net(struct xfrm_state *x);
 bool xfrm_next_addr_equal(const xfrm_address_t *a, const xfrm_address_t *b,
 			  u16 family);
 void xfrm_next_nat_keepalive_run(struct net *net);
 struct xfrm_algo *xfrm_next_algo_clone(struct xfrm_algo *orig);
+struct xfrm_encap_tmpl *xfrm_next_encap_clone(struct xfrm_encap_tmpl *orig);
 struct xfrm_algo_aead *xfrm_next_algo_aead_clone(struct xfrm_algo_aead *orig);
 struct xfrm_algo_auth *xfrm_next_algo_auth_clone(struct xfrm_algo_auth *orig);
 int xfrm_next_replay_clone(struct xfrm_state *x, const struct xfrm_state *orig);

@@ -6,10 +6,13 @@
 #include <linux/ftrace.h>
 #include <linux/hrtimer.h>
 #include <linux/module.h>
+#include <linux/netdevice.h>
 #include <linux/netlink.h>
 #include <linux/rcupdate.h>
 #include <linux/security.h>
 #include <linux/timer.h>
+#include <net/bonding.h>
+#include <net/netdev_lock.h>
 #include <net/netlink.h>
 #include <net/netns/generic.h>
 #include <net/sock.h>
@@ -37,6 +40,11 @@ void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip)
 void xfrm_next_synchronize_rcu_tasks(void)
 {
 	synchronize_rcu_tasks();
+}
+
+void xfrm_next_synchronize_rcu(void)
+{
+	synchronize_rcu();
 }
 
 struct net *xfrm_next_skb_sock_net(const struct sk_buff *skb)
@@ -93,6 +101,87 @@ struct sock *xfrm_next_nlsk(struct net *net)
 	return rcu_dereference(net->xfrm.nlsk);
 }
 
+void xfrm_next_dev_hold(struct net_device *dev)
+{
+	dev_hold(dev);
+}
+
+void xfrm_next_dev_put(struct net_device *dev)
+{
+	dev_put(dev);
+}
+
+struct net *xfrm_next_dev_net(const struct net_device *dev)
+{
+	return dev_net(dev);
+}
+
+unsigned int xfrm_next_net_inum(const struct net *net)
+{
+	return net->ns.inum;
+}
+
+u64 xfrm_next_esp_features(void)
+{
+	return NETIF_F_HW_ESP | NETIF_F_HW_ESP_TX_CSUM | NETIF_F_GSO_ESP;
+}
+
+u64 xfrm_next_hw_esp_feature(void)
+{
+	return NETIF_F_HW_ESP;
+}
+
+void xfrm_next_netdev_lock_ops(struct net_device *dev)
+{
+	netdev_lock_ops(dev);
+}
+
+void xfrm_next_netdev_unlock_ops(struct net_device *dev)
+{
+	netdev_unlock_ops(dev);
+}
+
+int xfrm_next_notifier_from_errno(int err)
+{
+	return notifier_from_errno(err);
+}
+
+void xfrm_next_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+void xfrm_next_bh_enable(void)
+{
+	local_bh_enable();
+}
+
+#ifdef XFRM_NEXT_LAG
+bool xfrm_next_is_bond(const struct net_device *dev)
+{
+	return netif_is_bond_master(dev);
+}
+
+int xfrm_next_bond_mode(const struct net_device *dev)
+{
+	const struct bonding *bond = netdev_priv(dev);
+
+	return READ_ONCE(bond->params.mode);
+}
+
+int xfrm_next_bond_xmit_policy(const struct net_device *dev)
+{
+	const struct bonding *bond = netdev_priv(dev);
+
+	return READ_ONCE(bond->params.xmit_policy);
+}
+
+unsigned int xfrm_next_lower_handle_flag(void)
+{
+	return XFRMDEV_OPS_F_LOWER_HANDLE;
+}
+#endif
+
 struct xfrm_translator *xfrm_next_get_translator(void)
 {
 	return xfrm_get_translator();
@@ -111,6 +200,11 @@ void xfrm_next_state_hold(struct xfrm_state *x)
 void xfrm_next_state_put(struct xfrm_state *x)
 {
 	xfrm_state_put(x);
+}
+
+bool xfrm_next_state_hold_unless_zero(struct xfrm_state *x)
+{
+	return refcount_inc_not_zero(&x->refcnt);
 }
 
 unsigned int xfrm_next_state_refcount(const struct xfrm_state *x)
@@ -138,11 +232,6 @@ void xfrm_next_states_unlock(struct net *net)
 	spin_unlock_bh(&net->xfrm.xfrm_state_lock);
 }
 
-struct xfrm_state *xfrm_next_state_next_byspi(struct xfrm_state *x)
-{
-	return hlist_entry_safe(x->byspi.next, struct xfrm_state, byspi);
-}
-
 struct hlist_head *xfrm_next_states_byspi(struct net *net,
 					  const xfrm_address_t *daddr,
 					  __be32 spi, u8 proto,
@@ -156,9 +245,16 @@ struct hlist_head *xfrm_next_states_byspi(struct net *net,
 				       net->xfrm.state_hmask);
 }
 
-struct xfrm_state *xfrm_next_state_first_byspi(struct hlist_head *chain)
+struct hlist_head *xfrm_next_states_bydst(const struct xfrm_state *x)
 {
-	return hlist_entry_safe(chain->first, struct xfrm_state, byspi);
+	struct net *net = xs_net((struct xfrm_state *)x);
+	struct hlist_head *table =
+		rcu_dereference_protected(net->xfrm.state_bydst,
+					  lockdep_is_held(&net->xfrm.xfrm_state_lock));
+
+	return table + __xfrm_dst_hash(&x->id.daddr, &x->props.saddr,
+				       x->props.reqid, x->props.family,
+				       net->xfrm.state_hmask);
 }
 
 int xfrm_next_state_kern(const struct xfrm_state *x)
@@ -185,6 +281,11 @@ void xfrm_next_nat_keepalive_run(struct net *net)
 struct xfrm_algo *xfrm_next_algo_clone(struct xfrm_algo *orig)
 {
 	return xfrm_algo_clone(orig);
+}
+
+struct xfrm_encap_tmpl *xfrm_next_encap_clone(struct xfrm_encap_tmpl *orig)
+{
+	return kmemdup(orig, sizeof(*orig), GFP_KERNEL);
 }
 
 struct xfrm_algo_aead *xfrm_next_algo_aead_clone(struct xfrm_algo_aead *orig)
@@ -322,7 +423,12 @@ struct xfrm_offload *xfrm_next_skb_offload(struct sk_buff *skb)
 
 unsigned int xfrm_next_skb_gso_segs(const struct sk_buff *skb)
 {
-	return skb_is_gso(skb) ? skb_shinfo(skb)->gso_segs : 1;
+	const struct skb_shared_info *shinfo = skb_shinfo(skb);
+
+	if (!skb_is_gso(skb))
+		return 1;
+	/* Nobody has counted a guest's: at most so many, then. */
+	return shinfo->gso_segs ?: DIV_ROUND_UP(skb->len, shinfo->gso_size);
 }
 
 int xfrm_next_security_state_alloc(struct xfrm_state *x,

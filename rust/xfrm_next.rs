@@ -2,14 +2,18 @@
 
 //! What Linux's IPsec developers are still arguing about, working today.
 //!
-//! Features are in [`migrate_state`] and [`spi`]; they use the safe abstractions of
-//! [`net`], [`xfrm`] and [`redirect`], which alone use [`raw`] and unsafe code.
+//! Features are in [`migrate_state`], [`spi`] and `lag_offload`; they use the safe abstractions of
+//! [`net`], [`xfrm`] and [`redirect`], which alone use [`raw`] and unsafe code. docs/design.md
+//! shows on one page how a request passes through them.
 
 // What is `pub` in a folder is what the others may use of it.
 #![expect(unreachable_pub)]
 
 use kernel::prelude::*;
+use redirect::Signatures;
 
+#[cfg(XFRM_NEXT_LAG)]
+mod lag_offload;
 mod migrate_state;
 mod net;
 mod raw;
@@ -32,20 +36,28 @@ struct XfrmNext {
     migrate_state: migrate_state::Service,
     #[pin]
     spi: spi::Service,
+    #[cfg(XFRM_NEXT_LAG)]
+    #[pin]
+    lag_offload: lag_offload::Service,
 }
 
 impl kernel::InPlaceModule for XfrmNext {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            migrate_state <- migrate_state::Service::new(),
-            spi <- spi::Service::new(),
-            _: {
-                pr_info!(
-                    "{} for Linux {}: serves XFRM_MSG_MIGRATE_STATE and XFRM_MSG_ALLOCSPI\n",
-                    env!("XFRM_NEXT_VERSION"),
-                    env!("XFRM_NEXT_KERNEL"),
-                );
-            },
+        pin_init::pin_init_scope(|| {
+            let signatures = Signatures::read()?;
+            Ok(try_pin_init!(Self {
+                migrate_state <- migrate_state::Service::new(&signatures),
+                spi <- spi::Service::new(&signatures),
+                #[cfg(XFRM_NEXT_LAG)]
+                lag_offload <- lag_offload::Service::new(),
+                _: {
+                    pr_info!(
+                        "{} for Linux {}: serves XFRM_MSG_MIGRATE_STATE and XFRM_MSG_ALLOCSPI\n",
+                        env!("XFRM_NEXT_VERSION"),
+                        env!("XFRM_NEXT_KERNEL"),
+                    );
+                },
+            }))
         })
     }
 }

@@ -23,11 +23,10 @@ use crate::{
         namespace::{PerNamespace, Registration, Slot},
         netlink, sysctl, ExtAck, Namespace,
     },
-    redirect::Redirect,
+    redirect::{Redirect, Signatures},
     xfrm::{
-        lookup,
-        messages::{self, MigrateStateTarget},
-        new_state,
+        lookup, messages,
+        migrate_state::{MigrateState, MigrateStateTarget},
         retired::Retirement,
         uapi, NewState, State,
     },
@@ -50,15 +49,15 @@ pub struct Service {
 
 impl Service {
     /// Starts to serve the message in all namespaces. May sleep.
-    pub fn new() -> impl PinInit<Self, Error> {
-        pin_init::pin_init_scope(|| {
+    pub fn new(signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
+        pin_init::pin_init_scope(move || {
             messages::check_size::<uapi::MigrateState>(uapi::MSG_MIGRATE_STATE)?;
             let handler = Handler {
                 settings: Arc::pin_init(Registration::new(), GFP_KERNEL)?,
-                retirement: Arc::pin_init(Retirement::new(), GFP_KERNEL)?,
+                retirement: Arc::pin_init(Retirement::new(signatures), GFP_KERNEL)?,
             };
             Ok(try_pin_init!(Self {
-                redirect <- Redirect::new(MigrateStateTarget(handler)),
+                redirect <- Redirect::new(MigrateStateTarget(handler), signatures),
             }))
         })
     }
@@ -83,7 +82,9 @@ static ENABLED: sysctl::Definition = sysctl::Definition {
 };
 
 impl PerNamespace for Settings {
-    const SLOT: &'static Slot = &SETTINGS;
+    fn slot() -> &'static Slot {
+        &SETTINGS
+    }
 
     fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
         try_pin_init!(Self {
@@ -98,27 +99,13 @@ pub struct Handler {
     retirement: Arc<Retirement>,
 }
 
-impl messages::MigrateState for Handler {
+impl MigrateState for Handler {
     fn serves(&self, net: &Namespace) -> bool {
         self.settings.get(net).enabled.get() != 0
     }
 
     fn serve(&self, mut message: netlink::Request<'_>) -> Result {
-        let header = uapi::MigrateState::read_from_prefix(message.body);
-        let (header, _) = header.map_err(|_| EINVAL)?;
-
-        let result = Request::parse(header, &message.attributes, cfg!(CONFIG_IPV6))
-            .map_err(Failure::from)
-            .and_then(|request| {
-                let extack = &mut message.extack;
-                let new = migrate(&self.retirement, message.net, &request, extack)?;
-                if notify::announce(&new, &request.header, message.portid, message.seq).is_err() {
-                    let text = format_args!("Failed to send migration notification");
-                    message.extack.set(text);
-                }
-                Ok(())
-            });
-        result.map_err(|failure| match failure {
+        migrate(&self.retirement, &mut message).map_err(|failure| match failure {
             Failure::Refused(refusal) => {
                 message.extack.set(format_args!("{refusal}"));
                 refusal.errno().into()
@@ -166,16 +153,16 @@ impl From<Errno> for Error {
     }
 }
 
-/// Moves the SA, and returns what it is now.
-fn migrate(
-    retirement: &Retirement,
-    net: &Namespace,
-    request: &Request,
-    extack: &mut ExtAck<'_>,
-) -> Result<ARef<State>, Failure> {
-    let old = find(net, request)?;
-    let sa = old.snapshot();
-    let plan = Plan::new(request, &sa)?;
+/// Moves the SA, and announces what it is now.
+fn migrate(retirement: &Retirement, message: &mut netlink::Request<'_>) -> Result<(), Failure> {
+    let header = uapi::MigrateState::ref_from_prefix(message.body);
+    let (header, _) = header.map_err(|_| EINVAL)?;
+    // Both are large, and stay where they are made.
+    let request = Request::parse(header, &message.attributes, cfg!(CONFIG_IPV6));
+    let request = request.as_ref().map_err(|&refusal| refusal)?;
+    let old = find(message.net, request)?;
+    let plan = Plan::new(request, &old.snapshot());
+    let plan = plan.as_ref().map_err(|&refusal| refusal)?;
 
     if plan.moves {
         let mark = plan.changes.mark;
@@ -185,20 +172,25 @@ fn migrate(
             ..request.header.id
         };
         let other = |state: &State| !core::ptr::eq(state, &*old);
-        if lookup::find(net, &id, mark.v, other).is_some() {
+        if lookup::find(message.net, &id, mark.v, other).is_some() {
             return Err(Refusal::Occupied.into());
         }
     }
 
-    let new = prepare(&old, &plan, retirement, extack)?;
+    let new = prepare(&old, plan, retirement, &mut message.extack)?;
     let new = new.replace_old().map_err(|_| {
         old.audit_deleted(false);
         Refusal::Deleted
     })?;
     old.audit_deleted(true);
     new.audit_added();
-    new_state::resolve_larval(&new);
-    Ok(new)
+
+    let (header, changes) = (&request.header, &plan.changes);
+    if notify::announce(&new, header, changes, message.portid, message.seq).is_err() {
+        let text = format_args!("Failed to send migration notification");
+        message.extack.set(text);
+    }
+    Ok(())
 }
 
 /// Finds the SA, if the sender may delete it.
@@ -216,12 +208,12 @@ fn find(net: &Namespace, request: &Request) -> Result<ARef<State>, Failure> {
 }
 
 /// Makes the new SA, ready for packets, for nobody to find yet.
-fn prepare(
-    old: &State,
+fn prepare<'a>(
+    old: &'a State,
     plan: &Plan,
     retirement: &Retirement,
     extack: &mut ExtAck<'_>,
-) -> Result<NewState> {
+) -> Result<NewState<'a>> {
     let mut new = NewState::clone_of(old, &plan.changes, retirement).inspect_err(|_| {
         extack.set_weak(format_args!("Failed to clone and setup state"));
     })?;

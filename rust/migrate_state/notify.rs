@@ -6,8 +6,8 @@ use crate::{
     net::Message,
     xfrm::{
         messages,
-        snapshot::Snapshot,
-        uapi::{self, attr, MigrateState},
+        snapshot::Changes,
+        uapi::{self, attr, MigrateState, Offload},
         State,
     },
 };
@@ -27,15 +27,27 @@ const ATTRIBUTES: usize = {
 
 /// Announces the new SA to those who listen; if nobody does, nothing happens.
 ///
-/// `header` is the request's, `portid` and `seq` are its sender's. Fails if
-/// somebody who listens didn't get it. Mirrors `xfrm_send_migrate_state()`.
-pub fn announce(new: &State, header: &MigrateState, portid: u32, seq: u32) -> Result {
+/// `header` is the request's, `changes` is what came of it, `portid` and `seq` are
+/// its sender's. Fails if somebody who listens didn't get it. Mirrors
+/// `xfrm_send_migrate_state()`.
+pub fn announce(
+    new: &State,
+    header: &MigrateState,
+    changes: &Changes,
+    portid: u32,
+    seq: u32,
+) -> Result {
     let net = new.net();
 
     if !messages::has_listeners(net, uapi::GROUP_MIGRATE) {
         return Ok(());
     }
-    let message = build(&new.snapshot(), header, portid, seq)?;
+    let fixed = MigrateState {
+        new_sel: changes.selector,
+        ..*header
+    };
+    let mut message = Message::new(portid, seq, uapi::MSG_MIGRATE_STATE, &fixed, ATTRIBUTES)?;
+    put_attributes(&mut message, changes, new.offload(), new.dir())?;
     match messages::multicast(net, message, uapi::GROUP_MIGRATE) {
         // The last listener has just left.
         Err(e) if e == ESRCH => Ok(()),
@@ -43,17 +55,16 @@ pub fn announce(new: &State, header: &MigrateState, portid: u32, seq: u32) -> Re
     }
 }
 
-fn build(sa: &Snapshot, header: &MigrateState, portid: u32, seq: u32) -> Result<Message> {
-    let fixed = MigrateState {
-        new_sel: sa.selector,
-        ..*header
-    };
-    let mut message = Message::new(portid, seq, uapi::MSG_MIGRATE_STATE, &fixed, ATTRIBUTES)?;
-
+fn put_attributes(
+    message: &mut Message,
+    sa: &Changes,
+    offload: Option<Offload>,
+    dir: u8,
+) -> Result {
     if let Some(encap) = &sa.encap {
         message.put(attr::ENCAP, encap)?;
     }
-    if let Some(offload) = &sa.offload {
+    if let Some(offload) = &offload {
         message.put(attr::OFFLOAD_DEV, offload)?;
     }
     if sa.mark.is_set() {
@@ -69,8 +80,8 @@ fn build(sa: &Snapshot, header: &MigrateState, portid: u32, seq: u32) -> Result<
     if sa.nat_keepalive != 0 {
         message.put(attr::NAT_KEEPALIVE_INTERVAL, &sa.nat_keepalive)?;
     }
-    if sa.dir != 0 {
-        message.put(attr::SA_DIR, &sa.dir)?;
+    if dir != 0 {
+        message.put(attr::SA_DIR, &dir)?;
     }
-    Ok(message)
+    Ok(())
 }

@@ -111,17 +111,16 @@ fn new_selector(request: &Request, old: &Snapshot) -> Result<Selector, Refusal> 
         });
     }
 
-    let mut sel = header.new_sel;
+    let sel = &header.new_sel;
     if sel.family == uapi::AF_UNSPEC {
-        check_prefixes(&sel, header.new_family)?;
+        check_prefixes(sel, header.new_family)?;
         // As a new SA has it: unspecified only if the SA says that it is.
         if old.flags & uapi::STATE_AF_UNSPEC == 0 {
-            sel.family = header.new_family;
-        } else {
-            return Ok(sel);
+            let family = header.new_family;
+            return Ok(Selector { family, ..*sel }.trimmed());
         }
     }
-    Ok(sel.trimmed())
+    Ok(*sel)
 }
 
 fn new_encap(request: &Request, old: &Snapshot) -> Result<Option<Encap>, Refusal> {

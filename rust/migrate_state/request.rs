@@ -52,11 +52,11 @@ impl Request {
     ///
     /// `ipv6` tells whether the kernel has IPv6.
     pub fn parse(
-        header: MigrateState,
+        header: &MigrateState,
         attrs: &impl Attributes,
         ipv6: bool,
     ) -> Result<Self, Refusal> {
-        check_header(&header, ipv6)?;
+        check_header(header, ipv6)?;
 
         let set_mark = match (attrs.read(attr::SET_MARK), attrs.read(attr::SET_MARK_MASK)) {
             (None, None) => None,
@@ -135,13 +135,22 @@ pub fn check_prefixes(selector: &uapi::Selector, family: u16) -> Result<(), Refu
 }
 
 /// Zeroes what a sender may have left behind an IPv4 address, since it would
-/// reach dumps and listeners.
-fn trimmed(mut header: MigrateState) -> MigrateState {
+/// reach dumps and listeners; but for a selector without family.
+fn trimmed(header: &MigrateState) -> MigrateState {
     let new_family = header.new_family;
 
-    header.id.daddr = header.id.daddr.trimmed(header.id.family);
-    header.id.pad = 0;
-    header.new_daddr = header.new_daddr.trimmed(new_family);
-    header.new_saddr = header.new_saddr.trimmed(new_family);
-    header
+    MigrateState {
+        id: uapi::Id {
+            daddr: header.id.daddr.trimmed(header.id.family),
+            pad: 0,
+            ..header.id
+        },
+        new_daddr: header.new_daddr.trimmed(new_family),
+        new_saddr: header.new_saddr.trimmed(new_family),
+        new_sel: match header.new_sel.family {
+            uapi::AF_UNSPEC => header.new_sel,
+            _ => header.new_sel.trimmed(),
+        },
+        ..*header
+    }
 }

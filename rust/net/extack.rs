@@ -12,9 +12,30 @@ use core::{
 
 /// The extended acknowledgement of a request that is being served.
 ///
+/// Who asks for none, like PF_KEY, gets none: the texts go nowhere then.
+///
 /// # Invariants
 ///
 /// The pointer is null, or valid and ours alone for `'a`.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn check_cpu(number: u32, extack: &mut ExtAck<'_>) -> Result {
+///     if !larval::is_cpu(number) {
+///         extack.set(format_args!("pCPU number too big"));
+///         return Err(EINVAL);
+///     }
+///     Ok(())
+/// }
+///
+/// fn init(new: &mut NewState, extack: &mut ExtAck<'_>) -> Result {
+///     // The kernel says why it fails, in most cases.
+///     new.init(extack).inspect_err(|_| {
+///         extack.set_weak(format_args!("Failed to initialize migrated state"));
+///     })
+/// }
+/// ```
 pub struct ExtAck<'a> {
     ptr: *mut raw::netlink_ext_ack,
     _request: PhantomData<&'a mut raw::netlink_ext_ack>,
@@ -34,7 +55,7 @@ impl<'a> ExtAck<'a> {
         }
     }
 
-    /// Sets the text, in place of one that is there.
+    /// Sets the text, in place of one that is there. Any context.
     ///
     /// It is copied: the acknowledgement is sent after the handler is done,
     /// when the module and its strings may be gone. What doesn't fit into
@@ -54,7 +75,8 @@ impl<'a> ExtAck<'a> {
         ack._msg = ack._msg_buf.as_ptr();
     }
 
-    /// Sets the text unless there is one already, like `NL_SET_ERR_MSG_WEAK()`.
+    /// Sets the text unless there is one already, like `NL_SET_ERR_MSG_WEAK()`. Any
+    /// context.
     pub fn set_weak(&mut self, text: fmt::Arguments<'_>) {
         // SAFETY: By the type invariant, the pointer is valid if it isn't null.
         if !self.ptr.is_null() && unsafe { (*self.ptr)._msg.is_null() } {
@@ -62,7 +84,8 @@ impl<'a> ExtAck<'a> {
         }
     }
 
-    /// For functions of the kernel that set a text themselves.
+    /// For functions of the kernel that set a text themselves; null if there is no
+    /// acknowledgement.
     pub(crate) fn as_ptr(&mut self) -> *mut raw::netlink_ext_ack {
         self.ptr
     }

@@ -10,16 +10,29 @@ use kernel::{error::to_result, ffi::c_int, prelude::*};
 use zerocopy::{Immutable, IntoBytes};
 
 /// Bytes that an attribute takes in a message: its header, its payload, and
-/// what fills them up.
+/// what fills them up. Mirrors `nla_total_size()`.
 pub const fn attribute_size(payload: usize) -> usize {
     4 + payload.next_multiple_of(4)
 }
 
-/// A message with a fixed part that attributes are being added to.
+/// A message with a fixed part that attributes are being added to. Who sends it
+/// consumes it; else dropping it frees it.
 ///
 /// # Invariants
 ///
 /// `skb` is owned, and `header` is that of the one message in it.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn announce(request: &Request<'_>, fixed: &MigrateState, encap: &Encap) -> Result {
+///     let (portid, seq) = (request.portid, request.seq);
+///     let room = attribute_size(size_of::<Encap>());
+///     let mut message = Message::new(portid, seq, uapi::MSG_MIGRATE_STATE, fixed, room)?;
+///     message.put(attr::ENCAP, encap)?;
+///     messages::multicast(request.net, message, uapi::GROUP_MIGRATE)
+/// }
+/// ```
 pub struct Message {
     skb: NonNull<raw::sk_buff>,
     header: *mut raw::nlmsghdr,
@@ -27,9 +40,12 @@ pub struct Message {
 
 impl Message {
     /// Starts a message of type `kind` with `fixed` as its fixed part, and
-    /// room for `attributes` bytes of attributes. May sleep.
+    /// room for `attributes` bytes of attributes: the sum of their
+    /// [`attribute_size`]s. May sleep.
     ///
-    /// Fails with `ENOMEM`.
+    /// `portid` and `seq` are those of the request that it answers or announces.
+    ///
+    /// Fails with `ENOMEM`. Mirrors `nlmsg_new()` and `nlmsg_put()`.
     pub fn new<T: IntoBytes + Immutable>(
         portid: u32,
         seq: u32,
@@ -61,7 +77,7 @@ impl Message {
 
     /// Adds an attribute. Any context.
     ///
-    /// Fails with `EMSGSIZE` if there is no room.
+    /// Fails with `EMSGSIZE` if there is no room. Mirrors `nla_put()`.
     pub fn put<T: IntoBytes + Immutable + ?Sized>(&mut self, kind: u16, value: &T) -> Result {
         let bytes = value.as_bytes();
 
@@ -77,7 +93,8 @@ impl Message {
         })
     }
 
-    /// Completes the message and hands it over.
+    /// Completes the message and hands it over: the skb is the caller's to send or
+    /// free.
     pub(crate) fn finish(self) -> (*mut raw::sk_buff, *mut raw::nlmsghdr) {
         let this = ManuallyDrop::new(self);
 
@@ -91,5 +108,49 @@ impl Drop for Message {
     fn drop(&mut self) {
         // SAFETY: The skb is ours by the type invariant.
         unsafe { raw::xfrm_next_nlmsg_free(self.skb.as_ptr()) }
+    }
+}
+
+#[kernel::macros::kunit_tests(xfrm_next_message)]
+mod tests {
+    use super::*;
+
+    #[repr(C)]
+    struct Content {
+        fixed: [u32; 2],
+        attribute: [u16; 2],
+        payload: [u8; 4],
+    }
+
+    #[test]
+    fn holds_what_was_put() -> Result {
+        let mut message = Message::new(7, 8, 9, &[1u32, 2], attribute_size(1))?;
+        message.put(3, &0xffu8)?;
+        let (skb, header) = message.finish();
+
+        // SAFETY: The message is complete, nobody has it but us, and that much is in it
+        // if it has this length.
+        unsafe {
+            assert_eq!(((*header).nlmsg_len, (*header).nlmsg_type), (16 + 16, 9));
+            let Content {
+                fixed,
+                attribute,
+                payload,
+            } = header.add(1).cast::<Content>().read();
+            raw::xfrm_next_nlmsg_free(skb);
+            assert_eq!(
+                (fixed, attribute, payload),
+                ([1, 2], [5, 3], [0xff, 0, 0, 0])
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn takes_no_more_than_there_is_room_for() -> Result {
+        let mut message = Message::new(7, 8, 9, &[1u32, 2], 0)?;
+        let most = KVec::from_elem(0u8, 32 << 10, GFP_KERNEL)?;
+        assert_eq!(message.put(3, &most[..]), Err(EMSGSIZE));
+        Ok(())
     }
 }

@@ -1,20 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Networking: namespaces, their sysctls, netlink.
+//! Networking: namespaces, their sysctls, netlink; devices, and what happens to
+//! them.
+//!
+//! Nothing here knows of IPsec but [`device::Esp`], a part of a device's features.
+//! What only offload on bonds needs is built only with it.
 
+mod barrier;
+#[cfg(XFRM_NEXT_LAG)]
+pub mod bh;
+#[cfg(XFRM_NEXT_LAG)]
+pub mod bonding;
+#[cfg(XFRM_NEXT_LAG)]
+pub mod device;
 pub mod extack;
 pub mod message;
 pub mod namespace;
 pub mod netlink;
+#[cfg(XFRM_NEXT_LAG)]
+pub mod notifier;
+#[cfg(XFRM_NEXT_LAG)]
+pub mod rcu;
+#[cfg(XFRM_NEXT_LAG)]
+pub mod rtnl;
 pub mod sysctl;
 
+pub use barrier::RcuBarrier;
+#[cfg(XFRM_NEXT_LAG)]
+pub use device::Device;
 pub use extack::ExtAck;
 pub use message::Message;
 pub use namespace::Namespace;
+#[cfg(XFRM_NEXT_LAG)]
+pub use rtnl::Rtnl;
 
 use kernel::prelude::*;
 
 /// Returns `EAFNOSUPPORT`, for which Linux 7.2's `kernel` crate has no constant.
 pub fn no_such_family() -> Error {
     Error::from_errno(-(kernel::bindings::EAFNOSUPPORT as i32))
+}
+
+/// Returns `EOPNOTSUPP`, likewise.
+#[cfg(XFRM_NEXT_LAG)]
+pub fn not_supported() -> Error {
+    Error::from_errno(-(kernel::bindings::EOPNOTSUPP as i32))
 }

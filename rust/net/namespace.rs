@@ -15,6 +15,10 @@ use kernel::{
 };
 
 /// A network namespace, `struct net`, that is set up and hasn't begun to end.
+///
+/// # Invariants
+///
+/// The data that modules keep for it are there while it is borrowed.
 #[repr(transparent)]
 pub struct Namespace(Opaque<raw::net>);
 
@@ -33,8 +37,16 @@ impl Namespace {
         unsafe { &*ptr.cast() }
     }
 
+    /// For functions of the kernel.
     pub(crate) fn as_ptr(&self) -> *mut raw::net {
         self.0.get()
+    }
+
+    /// Returns the number by which `/proc/PID/ns/net` shows it. Any context.
+    #[cfg(XFRM_NEXT_LAG)]
+    pub fn inode(&self) -> u32 {
+        // SAFETY: The namespace is valid; the number doesn't change.
+        unsafe { raw::xfrm_next_net_inum(self.as_ptr()) }
     }
 }
 
@@ -77,9 +89,51 @@ impl Drop for Taken {
 }
 
 /// Data that each network namespace has one of.
+///
+/// # Examples
+///
+/// `ENABLED` is that of [`sysctl::Int`](super::sysctl::Int).
+///
+/// ```ignore
+/// #[pin_data]
+/// struct Settings {
+///     #[pin]
+///     enabled: sysctl::Int,
+/// }
+///
+/// static SETTINGS: Slot = Slot::new();
+///
+/// impl PerNamespace for Settings {
+///     fn slot() -> &'static Slot {
+///         &SETTINGS
+///     }
+///
+///     fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
+///         try_pin_init!(Self {
+///             enabled <- sysctl::Int::new(net, &ENABLED),
+///         })
+///     }
+/// }
+///
+/// /// Each namespace has settings while this is there.
+/// struct Handler {
+///     settings: Pin<KBox<Registration<Settings>>>,
+/// }
+///
+/// impl Handler {
+///     fn new() -> Result<Self> {
+///         let settings = KBox::pin_init(Registration::new(), GFP_KERNEL)?;
+///         Ok(Self { settings })
+///     }
+///
+///     fn serves(&self, net: &Namespace) -> bool {
+///         self.settings.get(net).enabled.get() != 0
+///     }
+/// }
+/// ```
 pub trait PerNamespace: Sized + Send + Sync + 'static {
     /// A slot of its own for each implementation.
-    const SLOT: &'static Slot;
+    fn slot() -> &'static Slot;
 
     /// Makes the data for `net`, when the module is loaded or the namespace
     /// is created. May sleep; `pernet_ops_rwsem` is held.
@@ -89,11 +143,12 @@ pub trait PerNamespace: Sized + Send + Sync + 'static {
     fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_;
 }
 
-/// The registration of `T` with all namespaces that are and will be.
+/// The registration of `T` with all namespaces that are and will be. Dropping it
+/// drops the data of all of them; may sleep.
 ///
 /// # Invariants
 ///
-/// `ops` is registered, and `T::SLOT` is ours and holds its number.
+/// `ops` is registered, and `T::slot()` is ours and holds its number.
 #[pin_data(PinnedDrop)]
 pub struct Registration<T: PerNamespace> {
     #[pin]
@@ -114,17 +169,17 @@ impl<T: PerNamespace> Registration<T> {
     ///
     /// Fails with what [`PerNamespace::new`] failed with in any namespace,
     /// `EBUSY` if there is a registration for this slot, or `ENOMEM`; then no
-    /// namespace has data.
+    /// namespace has data. Mirrors `register_pernet_subsys()`.
     pub fn new() -> impl PinInit<Self, Error> {
         pin_init!(Self {
-            _slot: Taken::new(T::SLOT)?,
+            _slot: Taken::new(T::slot())?,
             ops <- Opaque::try_ffi_init(|ops: *mut raw::pernet_operations| {
                 // SAFETY: `ops` is ours to write, and won't move.
                 unsafe {
                     ops.write(raw::pernet_operations {
                         init: Some(Self::init),
                         exit: Some(Self::exit),
-                        id: T::SLOT.number.get(),
+                        id: T::slot().number.get(),
                         size: size_of::<*mut c_void>(),
                         ..pin_init::zeroed()
                     })
@@ -178,7 +233,7 @@ impl<T: PerNamespace> Registration<T> {
 unsafe fn place<T: PerNamespace>(net: *mut raw::net) -> *mut *mut c_void {
     // SAFETY: The caller promises it. The slot was written before the first
     // callback, and stays as it is while the registration is there.
-    unsafe { raw::xfrm_next_net_generic(net, *T::SLOT.number.get()) }.cast()
+    unsafe { raw::xfrm_next_net_generic(net, *T::slot().number.get()) }.cast()
 }
 
 #[pinned_drop]

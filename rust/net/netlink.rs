@@ -8,7 +8,8 @@ use super::{ExtAck, Namespace};
 use crate::raw;
 use core::{marker::PhantomData, slice};
 
-/// A request that is being served.
+/// A request that is being served, as the `doit` handler of a netlink family gets
+/// it: it may sleep, and all of it stays until the handler returns.
 pub struct Request<'a> {
     /// Namespace of the socket that the request came in by.
     pub net: &'a Namespace,
@@ -81,7 +82,10 @@ pub struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// Returns the payload of the attribute of this type, if it is there.
+    /// Returns the payload of the attribute of this type, if it is there. Any
+    /// context.
+    ///
+    /// That its length is right has been checked by the policy, and isn't here.
     pub fn payload(&self, kind: u16) -> Option<&[u8]> {
         const HEADER: usize = size_of::<raw::nlattr>();
 

@@ -28,6 +28,26 @@ pub struct Definition {
 /// # Invariants
 ///
 /// `header` is a registration of `table`, whose data is `value`.
+///
+/// # Examples
+///
+/// ```ignore
+/// static ENABLED: sysctl::Definition = sysctl::Definition {
+///     directory: c"net/xfrm_next",
+///     name: c"migrate_state",
+///     default: 1,
+///     min: 0,
+///     max: 1,
+/// };
+///
+/// fn settings(net: &Namespace) -> impl PinInit<Settings, Error> + '_ {
+///     try_pin_init!(Settings {
+///         enabled <- sysctl::Int::new(net, &ENABLED),
+///     })
+/// }
+/// ```
+///
+/// `Settings` are those of [`PerNamespace`](super::namespace::PerNamespace).
 #[pin_data(PinnedDrop)]
 pub struct Int {
     #[pin]
@@ -44,9 +64,10 @@ unsafe impl Send for Int {}
 unsafe impl Sync for Int {}
 
 impl Int {
-    /// Makes the file in `net`. May sleep.
+    /// Makes the file in `net`, until this is dropped. May sleep.
     ///
     /// Fails with `ENOMEM` if it can't be made, also when it is there already.
+    /// Mirrors `register_net_sysctl()`.
     pub fn new<'a>(
         net: &'a Namespace,
         definition: &'static Definition,
@@ -84,7 +105,7 @@ impl Int {
         }? Error)
     }
 
-    /// Returns the value. Any context.
+    /// Returns the value of now, between `min` and `max`. Any context.
     pub fn get(&self) -> c_int {
         // SAFETY: It is initialized, and proc_dointvec_minmax() writes it at
         // once.

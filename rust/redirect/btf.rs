@@ -86,14 +86,15 @@ impl<'a> Blob<'a> {
     }
 }
 
-/// The types of the kernel, and those of one module on top of them.
+/// A blob, and where each type begins in it: the offsets that
+/// [`Blob::for_each`] tells.
+pub type Indexed<'a> = (Blob<'a>, &'a [u32]);
+
+/// The types of the kernel, and those of one module on top of them. Id 0 is
+/// void and isn't in either.
 pub struct Types<'a> {
-    base: Blob<'a>,
-    module: Option<Blob<'a>>,
-    /// Where each type begins: those of the base, then those of the module.
-    /// Id 0 is void and has no entry.
-    index: &'a [u32],
-    of_base: usize,
+    base: Indexed<'a>,
+    module: Option<Indexed<'a>>,
 }
 
 struct Type {
@@ -105,27 +106,19 @@ struct Type {
 }
 
 impl<'a> Types<'a> {
-    /// Puts the blobs together. `index` has the offsets that
-    /// [`Blob::for_each`] tells, `of_base` of them for the base.
-    pub fn new(base: Blob<'a>, module: Option<Blob<'a>>, index: &'a [u32], of_base: usize) -> Self {
-        Self {
-            base,
-            module,
-            index,
-            of_base,
-        }
+    /// Puts the blobs together.
+    pub fn new(base: Indexed<'a>, module: Option<Indexed<'a>>) -> Self {
+        Self { base, module }
     }
 
     /// Returns the bytes in which type `id` is, and where it begins there.
     fn locate(&self, id: u32) -> Result<(&'a [u8], usize), Unreadable> {
         let place = (id as usize).checked_sub(1).ok_or(Unreadable)?;
-        let offset = *self.index.get(place).ok_or(Unreadable)? as usize;
-        let blob = if place < self.of_base {
-            self.base
-        } else {
-            self.module.ok_or(Unreadable)?
+        let ((blob, index), place) = match place.checked_sub(self.base.1.len()) {
+            None => (self.base, place),
+            Some(place) => (self.module.ok_or(Unreadable)?, place),
         };
-        Ok((blob.types, offset))
+        Ok((blob.types, *index.get(place).ok_or(Unreadable)? as usize))
     }
 
     fn get(&self, id: u32) -> Result<Type, Unreadable> {
@@ -141,10 +134,11 @@ impl<'a> Types<'a> {
 
     fn name(&self, offset: u32) -> Result<&'a str, Unreadable> {
         let offset = offset as usize;
-        let strings = match offset.checked_sub(self.base.strings.len()) {
-            None => &self.base.strings[offset..],
+        let base = self.base.0.strings;
+        let strings = match offset.checked_sub(base.len()) {
+            None => &base[offset..],
             Some(offset) => {
-                let module = self.module.ok_or(Unreadable)?;
+                let (module, _) = self.module.ok_or(Unreadable)?;
                 module.strings.get(offset..).ok_or(Unreadable)?
             }
         };
@@ -154,8 +148,9 @@ impl<'a> Types<'a> {
 
     /// Writes the prototype of `function` without names, if there is one.
     pub fn prototype(&self, function: &str, out: &mut dyn Write) -> Result<Option<()>, Unreadable> {
+        let count = self.base.1.len() + self.module.map_or(0, |(_, index)| index.len());
         // A module's functions come last.
-        for id in (1..=self.index.len() as u32).rev() {
+        for id in (1..=count as u32).rev() {
             let t = self.get(id)?;
             if t.kind == FUNC && self.name(t.name)? == function {
                 return self.write_prototype(t.target, out).map(Some);

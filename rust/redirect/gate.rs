@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Knowing when the last redirected call has left the module.
+//!
+//! A call is counted before its instruction pointer is changed, so none can be in our
+//! text uncounted, but for the last instructions after it has given up its [`Pass`]:
+//! [`Gate::drain`] waits for those, too.
 
 use super::Target;
 use crate::raw;
@@ -11,8 +15,10 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 
-/// Counts the calls that are under way.
+/// Counts the calls of one [`Target`] that are under way. It is a `static`: the
+/// replacement, which the kernel calls, knows no other place.
 pub struct Gate {
+    /// How many.
     inside: Atomic<i32>,
     /// The address of the [`Target`] whose calls these are, or 0.
     target: Atomic<usize>,
@@ -84,7 +90,7 @@ pub struct Pass<T: Target> {
 }
 
 impl<T: Target> Pass<T> {
-    /// Returns the target whose call this is.
+    /// Returns the target whose call this is. Any context.
     pub fn target(&self) -> &T {
         let address = self.gate.target.load(ordering::Relaxed);
         // SAFETY: `open` has set it before the call was let in; the target is

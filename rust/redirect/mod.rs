@@ -8,7 +8,7 @@
 //!
 //! Each call is decided by itself, so a [`Target`] can leave some to the
 //! kernel. Dropping a [`Redirect`] ends new calls first, then waits for those
-//! that run.
+//! that run (docs/internals.md says in which order, and why that suffices).
 //!
 //! C header: `include/linux/ftrace.h`
 
@@ -19,10 +19,17 @@ mod signature;
 
 pub use gate::{Gate, Pass};
 pub use prototype::{CType, Prototype};
+pub use signature::Signatures;
 
 use crate::raw;
 use core::{marker::PhantomData, pin::Pin};
-use kernel::{error::to_result, ffi::c_ulong, prelude::*, types::Opaque};
+use kernel::{
+    error::to_result,
+    ffi::c_ulong,
+    prelude::*,
+    time::{delay::fsleep, Delta},
+    types::Opaque,
+};
 
 /// A function of the kernel that a module serves in its place.
 ///
@@ -31,6 +38,58 @@ use kernel::{error::to_result, ffi::c_ulong, prelude::*, types::Opaque};
 /// `REPLACEMENT` must be fit to be called with whatever the kernel calls the
 /// function of this name and type with, and must take its [`Target::pass`] first
 /// of all and keep it until it returns.
+///
+/// # Examples
+///
+/// ```ignore
+/// struct Overflow;
+///
+/// static OVERFLOW_GATE: Gate = Gate::new();
+///
+/// // SAFETY: The replacement has the function's own type, and takes its pass
+/// // first and keeps it.
+/// unsafe impl Target for Overflow {
+///     const NAME: &'static CStr = c"xfrm_replay_overflow";
+///     const MODULE: Option<&'static CStr> = None;
+///     type Function =
+///         unsafe extern "C" fn(*mut raw::xfrm_state, *mut raw::sk_buff) -> c_int;
+///     const REPLACEMENT: Self::Function = overflow;
+///
+///     fn gate() -> &'static Gate {
+///         &OVERFLOW_GATE
+///     }
+///
+///     fn serves(&self, arguments: &Arguments<'_>) -> bool {
+///         // SAFETY: The function's first argument is an SA.
+///         unsafe { is_out(arguments.first()) }
+///     }
+/// }
+///
+/// /// # Safety
+/// ///
+/// /// As for `xfrm_replay_overflow()`: `x` is locked.
+/// unsafe extern "C" fn overflow(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff) -> c_int {
+///     // SAFETY: The call has been redirected here.
+///     let _pass = unsafe { Overflow::pass() };
+///     // SAFETY: The caller has locked `x`, with bottom halves off.
+///     unsafe { handle(x, skb, |x| number(x, skb)) }
+/// }
+///
+/// /// Calls are redirected while this is there.
+/// #[pin_data]
+/// struct Service {
+///     #[pin]
+///     overflow: Redirect<Overflow>,
+/// }
+///
+/// impl Service {
+///     fn new(signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
+///         try_pin_init!(Self {
+///             overflow <- Redirect::new(Overflow, signatures),
+///         })
+///     }
+/// }
+/// ```
 pub unsafe trait Target: Send + Sync + 'static {
     /// Name of the function, an identifier; no other function may have it.
     const NAME: &'static CStr;
@@ -45,12 +104,12 @@ pub unsafe trait Target: Send + Sync + 'static {
     const REPLACEMENT: Self::Function;
 
     /// Counts the calls that are under way. One `static` for each target.
-    const GATE: &'static Gate;
+    fn gate() -> &'static Gate;
 
     /// Whether to serve a call rather than leave it to the kernel.
     ///
     /// Called where the function is called, with the locks of that: it must
-    /// not sleep.
+    /// not sleep. Calls come on any CPU, also at once.
     fn serves(&self, arguments: &Arguments<'_>) -> bool;
 
     /// Takes the pass of a call.
@@ -63,26 +122,32 @@ pub unsafe trait Target: Send + Sync + 'static {
         Self: Sized,
     {
         // SAFETY: `Redirect::enter` has let the call in.
-        unsafe { Self::GATE.pass() }
+        unsafe { Self::gate().pass() }
     }
 }
 
 /// The arguments of a call that is to be decided on.
+///
+/// # Invariants
+///
+/// The registers are those with which the function of a [`Target`] is called; ftrace
+/// keeps them for `'a`.
 pub struct Arguments<'a> {
     registers: *mut raw::ftrace_regs,
     _call: PhantomData<&'a raw::ftrace_regs>,
 }
 
 impl Arguments<'_> {
-    /// Returns the first argument, which is a pointer.
+    /// Returns the first argument, which has to be a pointer. What it is of is the
+    /// caller's to know, and whether that is valid.
     pub(crate) fn first<T>(&self) -> *mut T {
-        // SAFETY: The registers are those of the call, which ftrace keeps while
-        // its callback runs; a `Prototype` has a first argument.
+        // SAFETY: By the type invariant; a `Prototype` has a first argument.
         unsafe { raw::xfrm_next_ftrace_first_argument(self.registers) as *mut T }
     }
 }
 
-/// A redirection that is in force.
+/// A redirection that is in force until it is dropped, which may sleep: it waits for
+/// the calls that run, then drops the target.
 ///
 /// # Invariants
 ///
@@ -105,12 +170,14 @@ unsafe impl<T: Target> Sync for Redirect<T> {}
 const FLAGS: c_ulong = (raw::FTRACE_OPS_FL_IPMODIFY | raw::FTRACE_OPS_FL_PERMANENT) as c_ulong;
 
 impl<T: Target> Redirect<T> {
-    /// Redirects. May sleep.
+    /// Redirects. May sleep. `signatures` are the kernel's.
     ///
     /// Fails, and says why in the log: `ENOENT` if there is no such function
     /// (or it can't be traced), `ENOEXEC` if its type is another one than the
-    /// module was written for, `EBUSY` if somebody else has redirected it.
-    pub fn new(target: T) -> impl PinInit<Self, Error> {
+    /// module was written for, `EBUSY` if somebody else has redirected it or
+    /// `kernel.ftrace_enabled` is 0. Without a word: `EBUSY` if its gate is in use,
+    /// `ENOMEM`.
+    pub fn new(target: T, signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
         pin_init!(&this in Self {
             target,
             ops <- Opaque::try_ffi_init(|ops: *mut raw::ftrace_ops| {
@@ -125,15 +192,15 @@ impl<T: Target> Redirect<T> {
                     })
                 };
                 // SAFETY: As above.
-                T::GATE.open(unsafe { &raw const (*this.as_ptr()).target })?;
-                Self::register(ops).inspect_err(|_| T::GATE.close())
+                T::gate().open(unsafe { &raw const (*this.as_ptr()).target })?;
+                Self::register(ops, signatures).inspect_err(|_| T::gate().close())
             }),
         }? Error)
     }
 
-    fn register(ops: *mut raw::ftrace_ops) -> Result {
+    fn register(ops: *mut raw::ftrace_ops, signatures: &Signatures) -> Result {
         let name = T::NAME.to_str().unwrap_or("?");
-        signature::check::<T::Function>(T::MODULE, name)?;
+        signatures.check::<T::Function>(T::MODULE, name)?;
 
         // SAFETY: `ops` is initialized and not registered. The name ends with a
         // zero, as is expected in spite of the length; ftrace would write into a
@@ -174,13 +241,14 @@ impl<T: Target> Redirect<T> {
         // SAFETY: The caller promises it. `target` stays until `ops` is
         // unregistered; and it is pinned, so that only `drop` names it by `&mut`.
         let target: &T = unsafe { &*(*ops).private.cast() };
+        // INVARIANT: As the caller promises.
         let arguments = Arguments {
             registers,
             _call: PhantomData,
         };
 
         if target.serves(&arguments) {
-            T::GATE.enter();
+            T::gate().enter();
             // SAFETY: The registers are those of this call, for which the
             // target's safety requirements make the replacement fit. Its text
             // stays, since the call has been counted.
@@ -194,15 +262,19 @@ impl<T: Target> PinnedDrop for Redirect<T> {
     fn drop(self: Pin<&mut Self>) {
         let ops = self.ops.get();
 
-        // SAFETY: By the type invariant it is registered. When this returns,
+        // SAFETY: By the type invariant it is registered. When this returns 0,
         // `enter` runs nowhere: it waits for tasks that were preempted there.
-        let err = unsafe { raw::unregister_ftrace_function(ops) };
-        // It fails only if ftrace has shut itself down after a bug of its own.
-        if err != 0 {
-            pr_crit!("{:?}(): can't be given back ({err})\n", T::NAME);
+        while unsafe { raw::unregister_ftrace_function(ops) } != 0 {
+            // ftrace has shut itself down after a bug of its own, for good, and
+            // may still call us: neither this memory nor our text may go.
+            pr_crit!(
+                "{:?}(): ftrace is off after a bug, so that the module can't be removed: restart\n",
+                T::NAME
+            );
+            fsleep(Delta::from_secs(60));
         }
-        T::GATE.drain();
-        T::GATE.close();
+        T::gate().drain();
+        T::gate().close();
         // SAFETY: `ops` isn't registered any more.
         unsafe { raw::ftrace_free_filter(ops) };
     }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The type of a C function, written down once: as a Rust function pointer.
+//!
+//! It is compared with what the kernel's BTF says, without the names of parameters.
+//! BTF tells types by their C names, and each [`CType`] has one: `u32` and `__be32` are
+//! newtypes where they are needed.
 
 use core::fmt;
 use kernel::ffi::{c_int, c_ulong};
 
 /// A C type that can be told by its name.
 pub trait CType {
-    /// Writes the type as C declares it.
+    /// Writes the type as C declares it. Fails if there is no room.
     fn write(f: &mut dyn fmt::Write) -> fmt::Result;
 }
 
@@ -24,9 +28,11 @@ impl<T: CType> CType for *mut T {
     }
 }
 
-/// A function pointer whose C prototype can be told.
+/// A function pointer whose C prototype can be told: an `unsafe extern "C" fn` of one
+/// to six parameters.
 pub trait Prototype: Copy + 'static {
-    /// Writes the prototype without names, like `int (struct net *)`.
+    /// Writes the prototype without names, like `int (struct net *)`. Fails if there is
+    /// no room.
     fn write(f: &mut dyn fmt::Write) -> fmt::Result;
 
     /// Returns where the function begins.

@@ -7,7 +7,7 @@ use crate::{
     xfrm::{
         larval::{self, Wanted},
         spi,
-        uapi::{attr, Id, SpiInfo},
+        uapi::{attr, SpiInfo},
     },
 };
 use core::ops::RangeInclusive;
@@ -44,13 +44,7 @@ impl Request {
         }
         Ok(Self {
             wanted: Wanted {
-                id: Id {
-                    daddr: info.daddr,
-                    spi: info.spi,
-                    family: info.family,
-                    proto: info.proto,
-                    pad: 0,
-                },
+                id: info.id(),
                 saddr: info.saddr,
                 seq: info.seq,
                 mode: info.mode,

@@ -5,7 +5,7 @@
 //! Mirrors `xfrm_alloc_spi()` of `net/xfrm/xfrm_state.c`.
 
 use super::{candidates::Candidates, index::Index, policy::Rule};
-use crate::xfrm::{lookup::Table, state::Locked, uapi::Id, Arrivals, State};
+use crate::xfrm::{state::Locked, uapi::Id, Arrivals, State, Table};
 use kernel::pr_warn_once;
 
 /// What has become of an attempt, or of all.
@@ -50,15 +50,17 @@ impl<'a> Search<'a> {
     /// Tries the candidates until one is given. May sleep.
     pub fn run(mut self, mut candidates: Candidates) -> Outcome {
         loop {
+            let room = if self.asks_index() {
+                self.index.make_room()
+            } else {
+                Ok(())
+            };
             match self.attempt(&mut candidates) {
-                None => {
-                    if self.index.read(self.arrivals, self.state.net()).is_err() {
-                        pr_warn_once!(
-                            "no memory for the index of SPIs: looking at each SA instead\n"
-                        );
-                        self.walks = true;
-                    }
+                None if room.is_err() => {
+                    pr_warn_once!("no memory for the index of SPIs: looking at each SA instead\n");
+                    self.walks = true;
                 }
+                None => (),
                 Some(Outcome::Taken) if kernel::current!().signal_pending() => {
                     return Outcome::Interrupted;
                 }
@@ -69,14 +71,14 @@ impl<'a> Search<'a> {
     }
 
     /// Tries some candidates under one hold of the locks, and gives the SA the
-    /// first that is free; `None` if the index has to be read before.
+    /// first that is free; `None` if more has to be read before.
     fn attempt(&mut self, candidates: &mut Candidates) -> Option<Outcome> {
         let locked = self.state.lock();
         if let Some(outcome) = self.settled(&locked) {
             return Some(outcome);
         }
         let table = Table::lock(self.state.net());
-        if self.rule.looks_beyond_destination() && !self.walks && !self.arrivals.is_empty(&table) {
+        if self.asks_index() && !self.index.read(self.arrivals, &table) {
             return None;
         }
         let mut wanted = self.state.id();
@@ -88,6 +90,11 @@ impl<'a> Search<'a> {
             }
         }
         Some(Outcome::Taken)
+    }
+
+    /// Whether the index says what is free.
+    fn asks_index(&self) -> bool {
+        self.rule.looks_beyond_destination() && !self.walks
     }
 
     /// Whether the SA needs no SPI, whatever is free.
@@ -107,10 +114,10 @@ impl<'a> Search<'a> {
 
         if !self.rule.looks_beyond_destination() {
             table.with_id(wanted).any(forbids)
-        } else if self.walks {
-            table.iter().any(forbids)
-        } else {
+        } else if self.asks_index() {
             self.index.forbids(table, self.rule, wanted)
+        } else {
+            table.iter().any(forbids)
         }
     }
 }

@@ -10,10 +10,7 @@
 //!
 //! Mirrors `xfrm_state_walk()` of `net/xfrm/xfrm_state.c`, the other way round.
 
-use super::{
-    lookup::{listed, Table},
-    State,
-};
+use super::{tables::listed, State, Table};
 use crate::{net::Namespace, raw};
 use core::pin::Pin;
 use kernel::{prelude::*, types::Opaque};
@@ -43,16 +40,13 @@ impl Arrivals {
     pub fn new(net: &Namespace) -> impl PinInit<Self> + '_ {
         pin_init!(Self {
             bookmark <- Opaque::ffi_init(|bookmark: *mut raw::xfrm_state| {
-                let _table = Table::lock(net);
+                let table = Table::lock(net);
                 // SAFETY: The bookmark is ours and stays where it is. The list
                 // is that of a valid namespace, whose lock we hold.
                 unsafe {
                     bookmark.write_bytes(0, 1);
                     (*bookmark).km.state = raw::XFRM_STATE_DEAD as u8;
-                    raw::xfrm_next_list_add_tail(
-                        &raw mut (*bookmark).km.all,
-                        &raw mut (*net.as_ptr()).xfrm.state_all,
-                    );
+                    raw::xfrm_next_list_add_tail(&raw mut (*bookmark).km.all, table.all());
                 }
             }),
             net: net.as_ptr(),
@@ -60,12 +54,12 @@ impl Arrivals {
     }
 
     /// Whether all have been read. `table` is that of the namespace, here and
-    /// in [`Self::next`].
+    /// in [`Self::next`]. It moves over SAs that it needn't read.
     pub fn is_empty(&self, table: &Table<'_>) -> bool {
         self.oldest(table).is_none()
     }
 
-    /// Reads the oldest one that hasn't been read.
+    /// Reads the oldest one that hasn't been read. It lives while the table is locked.
     pub fn next<'t>(&self, table: &'t Table<'_>) -> Option<&'t State> {
         let state = self.oldest(table)?;
         // SAFETY: As in `oldest`.
@@ -84,7 +78,7 @@ impl Arrivals {
         unsafe {
             loop {
                 let entry = (*self.bookmark.get()).km.all.prev;
-                if entry == &raw mut (*self.net).xfrm.state_all {
+                if entry == table.all() {
                     return None;
                 }
                 if let Some(state) = listed(entry).filter(|state| state.has_spi()) {

@@ -12,6 +12,10 @@
 //!
 //! Events about sequence numbers (`XFRM_MSG_NEWAE`) are left to the successor's
 //! next packet.
+//!
+//! Mirrors `xfrm_replay_recheck()`, `xfrm_replay_advance()` and
+//! `xfrm_replay_overflow()` of `net/xfrm/xfrm_replay.c`; the arithmetic is in
+//! [`replay`](super::replay).
 
 use super::{
     replay::{Numbers, Plain, Ring, Verdict, Window},
@@ -276,7 +280,7 @@ unsafe fn handle(
     result.map_or_else(|e| e.to_errno(), |()| 0)
 }
 
-/// `__be32`.
+/// The C type `__be32`, by the name that BTF has for it.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Be32(u32);
@@ -287,7 +291,8 @@ impl CType for Be32 {
     }
 }
 
-/// Asks the successor whether a decrypted packet may be received.
+/// Asks the successor whether a decrypted packet may be received. Redirects
+/// `xfrm_replay_recheck()`, which is called in a bottom half under the lock of the SA.
 ///
 /// The kernel goes on with noting that it has been, in the retired SA where it
 /// means nothing; hence it is noted in the successor right away.
@@ -302,7 +307,10 @@ unsafe impl Target for Recheck {
     const MODULE: Option<&'static CStr> = None;
     type Function = unsafe extern "C" fn(*mut raw::xfrm_state, *mut raw::sk_buff, Be32) -> c_int;
     const REPLACEMENT: Self::Function = recheck;
-    const GATE: &'static Gate = &RECHECK_GATE;
+
+    fn gate() -> &'static Gate {
+        &RECHECK_GATE
+    }
 
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
         // SAFETY: The function's first argument is an SA.
@@ -320,7 +328,8 @@ unsafe extern "C" fn recheck(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff, se
     unsafe { handle(x, skb, |new| receive(x, new, skb, seq)) }
 }
 
-/// Takes the number of a packet to be sent from the successor.
+/// Takes the number of a packet to be sent from the successor. Redirects
+/// `xfrm_replay_overflow()`, which is called under the lock of the SA.
 pub struct Overflow;
 
 static OVERFLOW_GATE: Gate = Gate::new();
@@ -331,7 +340,10 @@ unsafe impl Target for Overflow {
     const MODULE: Option<&'static CStr> = None;
     type Function = unsafe extern "C" fn(*mut raw::xfrm_state, *mut raw::sk_buff) -> c_int;
     const REPLACEMENT: Self::Function = overflow;
-    const GATE: &'static Gate = &OVERFLOW_GATE;
+
+    fn gate() -> &'static Gate {
+        &OVERFLOW_GATE
+    }
 
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
         // SAFETY: The function's first argument is an SA.

@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks at build time that [`super::uapi`] is what the kernel's headers say.
+//! Checks at build time that [`super::uapi`] is what the kernel's headers say:
+//! `include/uapi/linux/xfrm.h`.
+//!
+//! So what is one in `uapi` may be passed to the kernel, and the other way round;
+//! the parts of an SA that are of both can be converted.
 
 use super::uapi;
 use crate::raw;
-use core::mem::{align_of, offset_of, size_of};
-
-const fn min(a: usize, b: usize) -> usize {
-    if a < b {
-        a
-    } else {
-        b
-    }
-}
+use core::mem::{align_of, offset_of, size_of, transmute};
 
 macro_rules! same_layout {
     ($ours:ty, $theirs:ty, { $($field:ident $(as $c_name:ident)?),* $(,)? }) => {
         const _: () = {
             assert!(size_of::<$ours>() == size_of::<$theirs>());
             // Messages align no more; the kernel gets no pointer to what has more.
-            assert!(align_of::<$ours>() == min(align_of::<$theirs>(), 4));
+            assert!(match align_of::<$theirs>() {
+                less @ ..4 => align_of::<$ours>() == less,
+                _ => align_of::<$ours>() == 4,
+            });
             $(same_layout!(@field $ours, $theirs, $field $(, $c_name)?);)*
         };
     };
@@ -51,6 +50,26 @@ same_layout!(uapi::Encap, raw::xfrm_encap_tmpl, {
     encap_type, sport as encap_sport, dport as encap_dport, oa as encap_oa,
 });
 same_layout!(uapi::Offload, raw::xfrm_user_offload, { ifindex, flags });
+
+macro_rules! convertible {
+    ($($from:ty => $to:ty;)*) => {$(
+        impl From<$from> for $to {
+            fn from(value: $from) -> Self {
+                // SAFETY: The layouts are the same, as checked above, and any bytes are
+                // one. What is converted has nothing between its fields.
+                unsafe { transmute::<$from, $to>(value) }
+            }
+        }
+    )*};
+}
+
+convertible! {
+    uapi::Address => raw::xfrm_address_t;
+    raw::xfrm_address_t => uapi::Address;
+    uapi::Mark => raw::xfrm_mark;
+    raw::xfrm_mark => uapi::Mark;
+    uapi::Selector => raw::xfrm_selector;
+}
 
 macro_rules! same_value {
     ($($ours:expr => $theirs:ident),* $(,)?) => {

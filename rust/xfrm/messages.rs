@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Messages of NETLINK_XFRM: serving requests, announcing events.
+//! Messages of NETLINK_XFRM: what handlers share; sending answers and events.
 //!
 //! C source: `net/xfrm/xfrm_user.c`
 
 use crate::{
-    net::{netlink::Request, Message, Namespace},
+    net::{Message, Namespace},
     raw,
-    redirect::{Arguments, CType, Gate, Target},
+    redirect::CType,
 };
 use core::fmt;
 use kernel::{error::to_result, ffi::c_int, prelude::*, sync::rcu};
@@ -35,66 +35,9 @@ pub(super) type Doit = unsafe extern "C" fn(
     *mut raw::netlink_ext_ack,
 ) -> c_int;
 
-/// Serves `XFRM_MSG_MIGRATE_STATE` in the kernel's place.
-///
-/// Capabilities, the length of the fixed part, the attributes' lengths and
-/// which of them are allowed have been checked, and messages of 32-bit senders
-/// translated, before either is called.
-pub trait MigrateState: Send + Sync + 'static {
-    /// Whether to serve the requests of this namespace. Must not sleep;
-    /// `xfrm_cfg_mutex` is held.
-    fn serves(&self, net: &Namespace) -> bool;
-
-    /// Serves one. May sleep; `xfrm_cfg_mutex` is held.
-    fn serve(&self, request: Request<'_>) -> Result;
-}
-
-/// Redirects `xfrm_do_migrate_state()` to `H`.
-pub struct MigrateStateTarget<H>(pub H);
-
-static MIGRATE_STATE_GATE: Gate = Gate::new();
-
-// SAFETY: The replacement has the function's own type, and takes and keeps the
-// pass of the gate.
-unsafe impl<H: MigrateState> Target for MigrateStateTarget<H> {
-    const NAME: &'static CStr = c"xfrm_do_migrate_state";
-    const MODULE: Option<&'static CStr> = Some(c"xfrm_user");
-    type Function = Doit;
-    const REPLACEMENT: Doit = migrate_state::<H>;
-    const GATE: &'static Gate = &MIGRATE_STATE_GATE;
-
-    fn serves(&self, arguments: &Arguments<'_>) -> bool {
-        // SAFETY: The first argument of a `Doit` is the skb of a request,
-        // whose sender keeps the namespace until it has been served.
-        let net = unsafe { Namespace::from_raw(raw::xfrm_next_skb_sock_net(arguments.first())) };
-        self.0.serves(net)
-    }
-}
-
-/// # Safety
-///
-/// The arguments are what xfrm_user_rcv_msg() passes to a [`Doit`].
-unsafe extern "C" fn migrate_state<H: MigrateState>(
-    skb: *mut raw::sk_buff,
-    nlh: *mut raw::nlmsghdr,
-    attrs: *mut *mut raw::nlattr,
-    extack: *mut raw::netlink_ext_ack,
-) -> c_int {
-    // SAFETY: Redirected here, the call is one of the target's.
-    let pass = unsafe { MigrateStateTarget::<H>::pass() };
-
-    // SAFETY: xfrm_user_rcv_msg() calls a `Doit` with what the netlink core has
-    // given it, or a translation of that, and with what it has parsed of it: a
-    // table of `XFRMA_MAX` + 1 attributes. All stays until we return.
-    let request = unsafe { Request::from_raw(skb, nlh, attrs, ATTRIBUTES, extack) };
-    match pass.target().0.serve(request) {
-        Ok(()) => 0,
-        Err(e) => e.to_errno(),
-    }
-}
-
-/// Fails with `ENOEXEC` if the kernel takes messages of another size than `T`
-/// for this type. Also keeps xfrm_user, which serves them, from being unloaded.
+/// Fails with `ENOEXEC`, and says why in the log, if the kernel takes messages of
+/// another size than `T` for this type. Also keeps xfrm_user, which serves them, from
+/// being unloaded. Any context.
 pub fn check_size<T>(kind: u16) -> Result {
     // SAFETY: A constant table of xfrm_user, which stays as long as we do.
     let sizes = unsafe { &raw::xfrm_msg_min };
@@ -146,8 +89,9 @@ pub fn multicast(net: &Namespace, message: Message, group: u32) -> Result {
     }
 }
 
-/// Sends `message` to one port in `net`, in answer to its request, with a
-/// translation for a 32-bit process where the kernel has that.
+/// Sends `message` to one port in `net`, in answer to its request while that is being
+/// served, with a translation for a 32-bit process where the kernel has that. Doesn't
+/// sleep.
 ///
 /// Fails with `ECONNREFUSED` if the port is gone, `EAGAIN` if its buffer is
 /// full, `ENOMEM`.

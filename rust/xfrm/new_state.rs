@@ -6,9 +6,10 @@
 //! `xfrm_state_migrate_install()` of `net/xfrm/xfrm_state.c`.
 
 use super::{
+    larval,
     retired::{close_window, Grave, Retirement},
     snapshot::Changes,
-    tables::{in_hardware, take_place},
+    tables::{in_hardware, take_place, Counts},
     uapi, State,
 };
 use crate::{net::ExtAck, raw};
@@ -16,9 +17,29 @@ use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::aref::ARef};
 
 /// An SA that nobody can find yet, and which is to replace another.
-pub struct NewState {
+///
+/// Dropping it tells its device, if that has it, and frees it: nothing has happened
+/// then. Not under locks of SAs.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn migrate(
+///     old: &State,
+///     changes: &Changes,
+///     offload: Option<&Offload>,
+///     retirement: &Retirement,
+///     extack: &mut ExtAck<'_>,
+/// ) -> Result<ARef<State>> {
+///     let mut new = NewState::clone_of(old, changes, retirement)?;
+///     new.init(extack)?;
+///     new.offload(offload, extack)?;
+///     new.replace_old()
+/// }
+/// ```
+pub struct NewState<'a> {
     draft: Draft,
-    old: ARef<State>,
+    old: &'a State,
     grave: Grave,
 }
 
@@ -30,12 +51,13 @@ pub struct NewState {
 /// later.
 struct Draft(NonNull<raw::xfrm_state>);
 
-impl NewState {
-    /// Clones `old`, all but its counters. May sleep; the caller holds
-    /// `xfrm_cfg_mutex`.
+impl<'a> NewState<'a> {
+    /// Clones `old`, all but its counters, with `changes`; makes room to retire it.
+    /// May sleep; the caller holds `xfrm_cfg_mutex`.
     ///
-    /// Fails with `ENOMEM`, or what the security module says.
-    pub fn clone_of(old: &State, changes: &Changes, retirement: &Retirement) -> Result<Self> {
+    /// Fails with `ENOMEM`, or what the security module says. Mirrors
+    /// `xfrm_state_clone_and_setup()`.
+    pub fn clone_of(old: &'a State, changes: &Changes, retirement: &Retirement) -> Result<Self> {
         let grave = retirement.grave(old.net())?;
         // SAFETY: The namespace of an SA is valid.
         let ptr = unsafe { raw::xfrm_state_alloc(old.net().as_ptr()) };
@@ -43,8 +65,10 @@ impl NewState {
         // on, dropping it frees what has been cloned so far.
         let draft = Draft(NonNull::new(ptr).ok_or(ENOMEM)?);
 
-        // SAFETY: Both are valid. Nobody else knows the new one, and requests
-        // alone, which the caller keeps out, write what is read of the old.
+        // SAFETY: Both are valid. Nobody else knows the new one. Requests alone,
+        // which the caller keeps out, write what the old one is made of; packets
+        // write its counters and windows, of which any value is fit: the switch
+        // reads them once more under the lock.
         unsafe {
             let (x, orig) = (draft.0.as_ptr(), old.as_ptr());
             copy_plain(x, orig);
@@ -53,14 +77,11 @@ impl NewState {
             clone_data(x, orig)?;
             clone_mode(x, orig)?;
         }
-        Ok(Self {
-            draft,
-            old: old.into(),
-            grave,
-        })
+        Ok(Self { draft, old, grave })
     }
 
-    /// Makes the SA fit to handle packets: mode, type and ciphers. May sleep.
+    /// Makes the SA fit to handle packets: mode, type and ciphers. May sleep; once,
+    /// first of all.
     ///
     /// Fails as `xfrm_init_state()` does, which sets a text for most reasons.
     pub fn init(&mut self, extack: &mut ExtAck<'_>) -> Result {
@@ -69,7 +90,8 @@ impl NewState {
     }
 
     /// Finds what segmentation and offload need, also for software; then asks
-    /// the device of `offload` to take the SA, if there is one. May sleep.
+    /// the device of `offload` to take the SA, if there is one. May sleep; once, after
+    /// [`Self::init`].
     ///
     /// Fails as `xfrm_dev_state_add()` does. A device that can't offload
     /// crypto at all is no failure: the SA is done in software then.
@@ -102,10 +124,11 @@ impl NewState {
     /// by the old one go on, with the new one's numbers and window, for a while;
     /// but not if the old one has something that must go at once.
     ///
+    /// Deletes an SA that waits for one like the new one, as a new SA does.
+    ///
     /// Fails with `ESRCH` if the old one was deleted or has expired.
     pub fn replace_old(self) -> Result<ARef<State>> {
-        let old = self.old.clone();
-        let locked = old.lock();
+        let locked = self.old.lock();
         if !locked.is_valid() {
             // The device must be told of the draft without that lock.
             drop(locked);
@@ -123,20 +146,29 @@ impl NewState {
             let held: ARef<State> = ARef::from_raw(NonNull::new_unchecked(new).cast());
             let named = can_retire(old, new)
                 .then(|| grave.succeed(NonNull::new_unchecked(old.cast()), held.clone()));
-            {
+            let meets_larval = {
                 // Until its timers are right, no packet may find a limit; and a
                 // device may know it already.
                 let _locked = held.lock_nested();
                 take_counters(new, old);
-                take_place(new, old);
+                let counts = match named {
+                    Some(_) => Counts::NoMore,
+                    None => Counts::Still,
+                };
+                let meets_larval = take_place(new, old, counts);
                 take_timers(new, old);
-            }
+                meets_larval
+            };
             match named {
                 Some(named) => named.retire(old),
                 None => {
                     raw::__xfrm_state_delete(old);
                     close_window(old);
                 }
+            }
+            drop(locked);
+            if meets_larval || (*new).km.seq != 0 {
+                larval::resolve(&held);
             }
             Ok(held)
         }
@@ -190,41 +222,23 @@ unsafe fn copy_plain(x: *mut raw::xfrm_state, orig: *const raw::xfrm_state) {
 ///
 /// `x` is known to nobody else, and has no encapsulation yet.
 unsafe fn apply(x: *mut raw::xfrm_state, changes: &Changes) -> Result {
-    let encap = changes
-        .encap
-        .map(|encap| KBox::new(encap, GFP_KERNEL))
-        .transpose()?;
+    let encap = changes.encap.as_ref().map_or(ptr::null(), ptr::from_ref);
 
-    // SAFETY: The caller promises it. The selector's layout is the same
-    // (`layout.rs`). The kernel frees the encapsulation with kfree(), which is
-    // right for a KBox.
+    // SAFETY: The caller promises it. The layout of the encapsulation is the same
+    // (`layout.rs`), and it is freed with the SA.
     unsafe {
-        (*x).id.daddr = address(changes.daddr);
-        (*x).props.saddr = address(changes.saddr);
+        (*x).encap = clone_with(encap.cast_mut().cast(), raw::xfrm_next_encap_clone)?;
+        (*x).id.daddr = changes.daddr.into();
+        (*x).props.saddr = changes.saddr.into();
         (*x).props.family = changes.family;
         (*x).props.reqid = changes.reqid;
-        (*x).sel = core::mem::transmute::<uapi::Selector, raw::xfrm_selector>(changes.selector);
-        (*x).mark = mark(changes.mark);
-        (*x).props.smark = mark(changes.output_mark);
+        (*x).sel = changes.selector.into();
+        (*x).mark = changes.mark.into();
+        (*x).props.smark = changes.output_mark.into();
         (*x).mapping_maxage = changes.mapping_maxage;
         (*x).nat_keepalive_interval = changes.nat_keepalive;
-        if let Some(encap) = encap {
-            (*x).encap = KBox::into_raw(encap).cast();
-        }
     }
     Ok(())
-}
-
-fn address(from: uapi::Address) -> raw::xfrm_address_t {
-    // SAFETY: An address is sixteen bytes, whatever they are.
-    unsafe { core::mem::transmute(from) }
-}
-
-fn mark(from: uapi::Mark) -> raw::xfrm_mark {
-    raw::xfrm_mark {
-        v: from.v,
-        m: from.m,
-    }
 }
 
 /// Clones what is behind `from`, if anything is.
@@ -267,52 +281,24 @@ unsafe fn clone_algorithms(x: *mut raw::xfrm_state, orig: *const raw::xfrm_state
 ///
 /// # Safety
 ///
-/// As for [`clone_algorithms`].
-unsafe fn clone_data(x: *mut raw::xfrm_state, orig: *const raw::xfrm_state) -> Result {
+/// As for [`clone_algorithms`]; there is a reference to `orig`.
+unsafe fn clone_data(x: *mut raw::xfrm_state, orig: *mut raw::xfrm_state) -> Result {
     // SAFETY: The caller promises it; the care-of address is freed with the SA.
     // The windows have the same size afterwards, so that their contents can be
-    // copied again later.
+    // copied again later. The security module gets what user space would give it,
+    // aligned as kmalloc() does it.
     unsafe {
         if !(*orig).coaddr.is_null() {
             (*x).coaddr = KBox::into_raw(KBox::new(*(*orig).coaddr, GFP_KERNEL)?);
         }
         to_result(raw::xfrm_next_replay_clone(x, orig))?;
         if !(*orig).security.is_null() {
-            clone_security(x, (*orig).security)?;
+            let mut context = State::from_raw(orig).security_context()?;
+            let context = context.as_mut_ptr().cast();
+            to_result(raw::xfrm_next_security_state_alloc(x, context))?;
         }
     }
     Ok(())
-}
-
-/// Gives `x` a security context like `orig`, by the way that user space would.
-///
-/// # Safety
-///
-/// `x` is known to nobody else, and `orig` is followed by its string.
-unsafe fn clone_security(x: *mut raw::xfrm_state, orig: *const raw::xfrm_sec_ctx) -> Result {
-    const HEADER: usize = size_of::<raw::xfrm_user_sec_ctx>();
-
-    // SAFETY: The caller promises it. The buffer is aligned and has room for
-    // the header and the string, which are all that the security module reads.
-    unsafe {
-        let string = usize::from((*orig).ctx_len);
-        let len = HEADER + string;
-        let mut buffer = KVec::<u64>::from_elem(0, len.div_ceil(8), GFP_KERNEL)?;
-        let ctx: *mut raw::xfrm_user_sec_ctx = buffer.as_mut_ptr().cast();
-        ctx.write(raw::xfrm_user_sec_ctx {
-            len: len as u16,
-            exttype: raw::xfrm_attr_type_t_XFRMA_SEC_CTX as u16,
-            ctx_alg: (*orig).ctx_alg,
-            ctx_doi: (*orig).ctx_doi,
-            ctx_len: (*orig).ctx_len,
-        });
-        ptr::copy_nonoverlapping(
-            (&raw const (*orig).ctx_str).cast::<u8>(),
-            ctx.cast::<u8>().add(HEADER),
-            string,
-        );
-        to_result(raw::xfrm_next_security_state_alloc(x, ctx))
-    }
 }
 
 /// Clones what the mode keeps for itself (IPTFS does).
@@ -376,7 +362,7 @@ unsafe fn take_counters(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
 unsafe fn take_timers(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
     // SAFETY: The caller promises it; timers have locks of their own.
     unsafe {
-        if raw::xfrm_next_hrtimer_active(&raw mut (*old).mtimer) {
+        if is_timed(&(*new).lft) && raw::xfrm_next_hrtimer_active(&raw mut (*old).mtimer) {
             raw::xfrm_next_hrtimer_copy_start(&raw mut (*new).mtimer, &raw const (*old).mtimer);
         }
         if raw::xfrm_next_timer_pending(&raw const (*old).rtimer) {
@@ -388,53 +374,12 @@ unsafe fn take_timers(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
     }
 }
 
-/// Deletes the SA that waits for one like `state`, as a new SA does: one that
-/// was made by an `ACQUIRE`, and has no SPI. May not be called under locks.
-///
-/// Mirrors the last part of `xfrm_state_add()`.
-pub fn resolve_larval(state: &State) {
-    let x = state.as_ptr();
-
-    // SAFETY: The SA is valid, and what is read of it doesn't change. What is
-    // found comes with a reference, which is given back.
-    unsafe {
-        let net = raw::xfrm_next_state_net(x);
-        let mark = (*x).mark.v & (*x).mark.m;
-        let mut larval = ptr::null_mut();
-
-        if (*x).km.seq != 0 {
-            larval = raw::xfrm_find_acq_byseq(net, mark, (*x).km.seq, (*x).pcpu_num);
-            if !larval.is_null() && !waits_for(larval, x) {
-                raw::xfrm_next_state_put(larval);
-                larval = ptr::null_mut();
-            }
-        }
-        if larval.is_null() {
-            larval = raw::xfrm_find_acq(
-                net,
-                &raw const (*x).mark,
-                (*x).props.mode,
-                (*x).props.reqid,
-                (*x).if_id,
-                (*x).pcpu_num,
-                (*x).id.proto,
-                &raw const (*x).id.daddr,
-                &raw const (*x).props.saddr,
-                0,
-                (*x).props.family,
-            );
-        }
-        if !larval.is_null() {
-            raw::xfrm_state_delete(larval);
-            raw::xfrm_next_state_put(larval);
-        }
-    }
-}
-
-/// # Safety
-///
-/// Both are valid.
-unsafe fn waits_for(larval: *const raw::xfrm_state, x: *const raw::xfrm_state) -> bool {
-    // SAFETY: The caller promises it. All members of an address may be read.
-    unsafe { (*larval).id.proto == (*x).id.proto && (*larval).id.daddr.a6 == (*x).id.daddr.a6 }
+/// Whether there are limits of time; without them the first timer does nothing
+/// when it fires.
+fn is_timed(limits: &raw::xfrm_lifetime_cfg) -> bool {
+    limits.soft_add_expires_seconds
+        | limits.hard_add_expires_seconds
+        | limits.soft_use_expires_seconds
+        | limits.hard_use_expires_seconds
+        != 0
 }

@@ -7,57 +7,69 @@
 //! When nobody refers to it any more it is buried: dead, with a window that
 //! takes nothing.
 //!
-//! Locks: lock of the retired SA -> lock of the successor -> the successors.
+//! | name | what |
+//! |---|---|
+//! | [`Retirement`] | SAs can be retired while it is there |
+//! | [`Grave`] | the memory for that, got when it may still fail |
+//! | [`Named`] | the successor is known, the old SA isn't retired yet |
+//! | [`Burial`] | what RCU calls back about: [`forget`], then [`ripen`] until it is due |
+//! | [`Yard`] | those of one namespace, which waits for them when it ends |
+//!
+//! Locks: lock of the retired SA -> lock of the successor -> the burials.
 //!
 //! [`in_flight`]: super::in_flight
 
 use super::{
     in_flight::{Overflow, Recheck},
-    tables::{uncache, uncount},
+    tables::uncache,
     State,
 };
 use crate::{
     net::{
         namespace::{PerNamespace, Registration, Slot},
-        Namespace,
+        Namespace, RcuBarrier,
     },
     raw,
-    redirect::Redirect,
+    redirect::{Redirect, Signatures},
 };
-use core::{pin::Pin, ptr::NonNull};
+use core::{
+    cell::{Cell, UnsafeCell},
+    mem::MaybeUninit,
+    pin::Pin,
+    ptr::NonNull,
+};
 use kernel::{
     prelude::*,
-    rbtree::{RBTree, RBTreeNodeReservation},
+    rbtree::{Entry, RBTree, RBTreeNodeReservation},
     sync::{
         aref::ARef,
         atomic::{ordering, Atomic},
         Arc,
     },
     time::{Delta, Instant, Monotonic},
-    types::Opaque,
 };
 
-/// Who succeeds whom, by the address of the retired SA.
-type Successors = RBTree<usize, ARef<State>>;
+/// The retired SAs, by their addresses.
+type Burials = RBTree<usize, Burial>;
 
 kernel::sync::global_lock! {
     // SAFETY: `Retirement::new` initializes it before the first use.
-    unsafe(uninit) static SUCCESSORS: SpinLock<Option<Successors>> = None;
+    unsafe(uninit) static BURIALS: SpinLock<Option<Burials>> = None;
 }
 
-/// Lets `f` work on the successors. Bottom halves must be off.
-fn with_successors<R>(f: impl FnOnce(&mut Successors) -> R) -> R {
-    f(SUCCESSORS.lock().get_or_insert_with(RBTree::new))
+/// Lets `f` work on the burials. Bottom halves must be off.
+fn with_burials<R>(f: impl FnOnce(&mut Burials) -> R) -> R {
+    f(BURIALS.lock().get_or_insert_with(RBTree::new))
 }
 
-/// SAs can be retired while this is there.
+/// SAs can be retired while this is there. Dropping it buries them all; may sleep.
 #[pin_data]
 pub struct Retirement {
     // Dropped in this order: all SAs are buried, then nobody has to answer for
     // them.
     #[pin]
     yards: Registration<Yard>,
-    last_callback: LastCallback,
+    last_callback: RcuBarrier,
     #[pin]
     recheck: Redirect<Recheck>,
     #[pin]
@@ -66,40 +78,27 @@ pub struct Retirement {
 
 impl Retirement {
     /// Starts to answer for retired SAs. May sleep. One at a time may exist.
-    pub fn new() -> impl PinInit<Self, Error> {
+    ///
+    /// Fails with `EBUSY` if there is one, `ENOMEM`, or as [`Redirect::new`] does.
+    pub fn new(signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
         try_pin_init!(Self {
             yards <- Registration::new(),
-            // SAFETY: Nobody asks for successors yet; and whoever comes here a
-            // second time has found the yards registered.
-            _: { unsafe { SUCCESSORS.init() } },
-            last_callback: LastCallback,
-            recheck <- Redirect::new(Recheck),
-            overflow <- Redirect::new(Overflow),
+            // SAFETY: Nobody asks for burials yet, and this is done once: a
+            // `Retirement` lives as long as the module, and who makes a second
+            // one finds the yards registered and doesn't come here.
+            _: { unsafe { BURIALS.init() } },
+            last_callback: RcuBarrier,
+            recheck <- Redirect::new(Recheck, signatures),
+            overflow <- Redirect::new(Overflow, signatures),
         })
     }
 
     /// Makes room for one SA of `net`. May sleep. Fails with `ENOMEM`.
     pub(super) fn grave(&self, net: &Namespace) -> Result<Grave> {
-        let burial = Burial {
-            rcu: Opaque::zeroed(),
-            since: Instant::now(),
-            old: None,
-            unburied: self.yards.get(net).unburied.clone(),
-        };
         Ok(Grave {
-            successor: RBTreeNodeReservation::new(GFP_KERNEL)?,
-            burial: KBox::new(burial, GFP_KERNEL)?,
+            place: RBTreeNodeReservation::new(GFP_KERNEL)?,
+            unburied: self.yards.get(net).unburied.clone(),
         })
-    }
-}
-
-/// Waits for the last of our functions that RCU calls.
-struct LastCallback;
-
-impl Drop for LastCallback {
-    fn drop(&mut self) {
-        // SAFETY: It may be called wherever one may sleep.
-        unsafe { raw::rcu_barrier() }
     }
 }
 
@@ -109,6 +108,7 @@ struct Yard {
     unburied: Arc<Unburied>,
 }
 
+/// How many a yard has, and how they are to be treated; burials know it, too.
 struct Unburied {
     count: Atomic<usize>,
     /// They are to be buried as soon as bottom halves are done with them.
@@ -118,7 +118,9 @@ struct Unburied {
 static YARD: Slot = Slot::new();
 
 impl PerNamespace for Yard {
-    const SLOT: &'static Slot = &YARD;
+    fn slot() -> &'static Slot {
+        &YARD
+    }
 
     fn new(_net: &Namespace) -> impl PinInit<Self, Error> + '_ {
         try_pin_init!(Self {
@@ -138,8 +140,7 @@ impl PinnedDrop for Yard {
     fn drop(self: Pin<&mut Self>) {
         self.unburied.hurry.store(true, ordering::Relaxed);
         while self.unburied.count.load(ordering::Acquire) != 0 {
-            // SAFETY: It may be called wherever one may sleep.
-            unsafe { raw::rcu_barrier() }
+            drop(RcuBarrier);
         }
     }
 }
@@ -150,33 +151,59 @@ const PATIENCE: Delta = Delta::from_secs(1);
 
 /// Room for one SA to be retired in, so that it can't fail then.
 pub(super) struct Grave {
-    successor: RBTreeNodeReservation<usize, ARef<State>>,
-    burial: KBox<Burial>,
-}
-
-/// What is to be done after a grace period.
-#[repr(C)]
-struct Burial {
-    rcu: Opaque<raw::callback_head>,
-    since: Instant<Monotonic>,
-    /// The SA, with the reference that the tables had.
-    old: Option<ARef<State>>,
-    /// Where it is counted, since it has been retired.
+    place: RBTreeNodeReservation<usize, Burial>,
     unburied: Arc<Unburied>,
 }
 
+/// What is to be done after a grace period. It stays in its node of the tree, and
+/// so where it is, until it is done.
+#[repr(C)]
+struct Burial {
+    /// RCU's, from `retire` on.
+    rcu: UnsafeCell<MaybeUninit<raw::callback_head>>,
+    /// Since when nobody finds the SA in the tables; RCU's callbacks alone use it.
+    since: Cell<Option<Instant<Monotonic>>>,
+    /// The SA, with the reference that the tables had.
+    old: ARef<State>,
+    new: ARef<State>,
+    /// Where it is counted.
+    unburied: Arc<Unburied>,
+}
+
+// SAFETY: RCU may call us on any CPU, and nobody else uses its head; what else
+// there is can be sent.
+unsafe impl Send for Burial {}
+
 impl Grave {
-    /// Names the successor of `old`, whose lock is held, before it can be
-    /// found. Afterwards the SA has to be retired.
-    pub(super) fn succeed(self, old: NonNull<State>, new: ARef<State>) -> Named {
-        let node = self.successor.into_node(key(old.as_ptr()), new);
-        with_successors(|successors| drop(successors.insert(node)));
-        Named(self.burial)
+    /// Names the successor of `old`, before that can be found. Bottom halves
+    /// must be off.
+    ///
+    /// # Safety
+    ///
+    /// `old` is in the tables, and locked until it has been taken out of them and
+    /// retired. Their reference to it is the burial's then.
+    pub(super) unsafe fn succeed(self, old: NonNull<State>, new: ARef<State>) -> Named {
+        self.unburied.count.fetch_add(1, ordering::Relaxed);
+        let burial = Burial {
+            rcu: UnsafeCell::new(MaybeUninit::uninit()),
+            since: Cell::new(None),
+            // SAFETY: The caller promises that it will be ours.
+            old: unsafe { ARef::from_raw(old) },
+            new,
+            unburied: self.unburied,
+        };
+        Named(with_burials(|burials| {
+            NonNull::from(match burials.entry(key(old.as_ptr())) {
+                Entry::Vacant(entry) => entry.insert(burial, self.place),
+                // It can't be: who has been retired is in no table.
+                Entry::Occupied(entry) => entry.into_mut(),
+            })
+        }))
     }
 }
 
 /// An SA with a successor, that is still to be retired.
-pub(super) struct Named(KBox<Burial>);
+pub(super) struct Named(NonNull<Burial>);
 
 impl Named {
     /// Retires `old`: frees it from its limits and timers, which its successor
@@ -185,17 +212,13 @@ impl Named {
     /// # Safety
     ///
     /// `old` must be the SA that has been named, locked, valid, without a
-    /// device, and out of the tables but counted.
-    pub(super) unsafe fn retire(mut self, old: *mut raw::xfrm_state) {
-        // SAFETY: The caller promises it. The reference of the tables goes to
-        // the burial, and the box is given back by `ripen`.
+    /// device, out of the tables and no longer counted.
+    pub(super) unsafe fn retire(self, old: *mut raw::xfrm_state) {
+        // SAFETY: The caller promises it. The burial stays until `ripen` has
+        // taken it away.
         unsafe {
-            uncount(old);
             release(old);
-            self.0.since = Instant::now();
-            self.0.old = Some(ARef::from_raw(NonNull::new_unchecked(old.cast())));
-            self.0.unburied.count.fetch_add(1, ordering::Relaxed);
-            raw::xfrm_next_call_rcu(KBox::into_raw(self.0).cast(), Some(forget));
+            raw::xfrm_next_call_rcu(self.0.as_ptr().cast(), Some(forget));
         }
     }
 }
@@ -204,8 +227,11 @@ impl Burial {
     /// Whether nobody but us refers to the SA, whom we need not wait for.
     fn is_due(&self) -> bool {
         self.unburied.hurry.load(ordering::Relaxed)
-            || self.since.elapsed() >= PATIENCE
-            || self.old.as_ref().is_none_or(|old| old.is_unshared())
+            || self
+                .since
+                .get()
+                .is_some_and(|since| since.elapsed() >= PATIENCE)
+            || self.old.is_unshared()
     }
 }
 
@@ -223,9 +249,11 @@ fn key(state: *const State) -> usize {
 unsafe extern "C" fn forget(head: *mut raw::callback_head) {
     // SAFETY: It is the first field of the burial, which stays what it is.
     unsafe {
-        if let Some(old) = &(*head.cast::<Burial>()).old {
+        {
+            let Burial { since, old, .. } = &*head.cast();
+            since.set(Some(Instant::now()));
             let _locked = old.lock();
-            uncache(old.as_ptr());
+            uncache(old);
             outdate_routes(old.as_ptr());
         }
         raw::xfrm_next_call_rcu(head, Some(ripen));
@@ -239,36 +267,42 @@ unsafe extern "C" fn forget(head: *mut raw::callback_head) {
 ///
 /// `head` is that of a `Burial` which `forget` has passed on.
 unsafe extern "C" fn ripen(head: *mut raw::callback_head) {
-    let burial: *mut Burial = head.cast();
-
-    // SAFETY: As in `forget`; it is passed on, or ours to free.
-    let burial = unsafe {
-        if !(*burial).is_due() {
-            return raw::xfrm_next_call_rcu(head, Some(ripen));
+    // SAFETY: As in `forget`; it is passed on, or not used afterwards.
+    unsafe {
+        let burial = &*head.cast::<Burial>();
+        if burial.is_due() {
+            bury(burial.old.clone());
+        } else {
+            raw::xfrm_next_call_rcu(head, Some(ripen));
         }
-        KBox::into_inner(KBox::from_raw(burial))
-    };
-    if let Some(old) = burial.old {
-        bury(&old);
     }
-    // The SA has been given back before: its namespace may end now.
-    burial.unburied.count.fetch_sub(1, ordering::Release);
 }
 
 /// Until the SA is dead its successor answers for it; then nobody does.
-fn bury(old: &State) {
+fn bury(old: ARef<State>) {
     let locked = old.lock();
 
     // SAFETY: The SA is locked.
     unsafe {
         (&raw mut (*old.as_ptr()).km.state).write_volatile(raw::XFRM_STATE_DEAD as u8);
         close_window(old.as_ptr());
-        // Dead ones aren't put there, so it is for good.
-        uncache(old.as_ptr());
     }
-    let successor = with_successors(|successors| successors.remove_node(&key(old)));
+    // Dead ones aren't put there, so it is for good.
+    uncache(&old);
+    let node = with_burials(|burials| burials.remove_node(&key(&*old)));
     drop(locked);
-    drop(successor);
+    drop(old);
+    if let Some(node) = node {
+        let (
+            _,
+            Burial {
+                old, new, unburied, ..
+            },
+        ) = node.to_key_value();
+        drop((old, new));
+        // Both have been given back: their namespace may end now.
+        unburied.count.fetch_sub(1, ordering::Release);
+    }
 }
 
 /// Ends what an SA does by itself: expiring, telling its sequence numbers, and
@@ -294,7 +328,9 @@ unsafe fn release(x: *mut raw::xfrm_state) {
         (*x).replay_maxdiff = 0;
         (*x).replay_maxage = 0;
         (*x).xflags = 0;
-        raw::timer_delete(&raw mut (*x).rtimer);
+        if raw::xfrm_next_timer_pending(&raw const (*x).rtimer) {
+            raw::timer_delete(&raw mut (*x).rtimer);
+        }
         outdate_routes(x);
     }
 }
@@ -349,8 +385,8 @@ pub(super) unsafe fn ring(esn: *mut raw::xfrm_replay_state_esn) -> *mut u32 {
     unsafe { (&raw mut (*esn).bmp).cast() }
 }
 
-/// Returns the successor of an SA that is in no table, if it has one. Bottom
-/// halves must be off.
+/// Returns the successor of an SA that is in no table, if it has one: if it is
+/// retired. Bottom halves must be off.
 pub(super) fn successor(x: *mut raw::xfrm_state) -> Option<ARef<State>> {
-    with_successors(|successors| successors.get(&key(x.cast())).cloned())
+    with_burials(|burials| Some(burials.get(&key(x.cast()))?.new.clone()))
 }

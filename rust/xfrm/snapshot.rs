@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a feature needs to know of an SA, as plain values.
+//!
+//! Nothing here depends on the kernel, so that what is decided by it can be tested
+//! anywhere. [`State::snapshot`] takes one; [`NewState::clone_of`] applies changes.
+//!
+//! [`State::snapshot`]: super::State::snapshot
+//! [`NewState::clone_of`]: super::NewState::clone_of
 
 use super::uapi::{Address, Encap, Mark, Offload, Selector};
 

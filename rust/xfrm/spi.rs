@@ -18,10 +18,14 @@ use crate::{
     redirect::{Arguments, CType, Gate, Target},
 };
 use core::{fmt, ops::RangeInclusive};
-use kernel::{error::to_result, ffi::c_int, prelude::*};
+use kernel::{
+    error::{from_result, to_result},
+    ffi::c_int,
+    prelude::*,
+};
 
-/// Gives out SPIs in the kernel's place. All of it may sleep, with
-/// `xfrm_cfg_mutex` of the namespace held.
+/// Gives out SPIs in the kernel's place, for [`UserSpiTarget`] and [`SpiTarget`]. All
+/// of it may sleep, with `xfrm_cfg_mutex` of the namespace held. An error is the answer.
 pub trait AllocSpi: Send + Sync + 'static {
     /// Serves `XFRM_MSG_ALLOCSPI`.
     ///
@@ -36,7 +40,8 @@ pub trait AllocSpi: Send + Sync + 'static {
 }
 
 /// Fails with `EINVAL` and says why, if an SA of this protocol can't have an
-/// SPI of this range.
+/// SPI of this range, which is in host byte order. Any context. Mirrors
+/// `verify_spi_info()`.
 pub fn verify(proto: u8, range: &RangeInclusive<u32>, extack: &mut ExtAck<'_>) -> Result {
     // SAFETY: The extended ack is null or valid.
     to_result(unsafe { raw::verify_spi_info(proto, *range.start(), *range.end(), extack.as_ptr()) })
@@ -46,10 +51,6 @@ pub fn verify(proto: u8, range: &RangeInclusive<u32>, extack: &mut ExtAck<'_>) -
 pub fn random() -> u64 {
     // SAFETY: It may be called anywhere.
     unsafe { raw::get_random_u64() }
-}
-
-fn to_errno(result: Result) -> c_int {
-    result.map_or_else(|e| e.to_errno(), |()| 0)
 }
 
 /// Redirects `xfrm_alloc_userspi()`, netlink's, to `H`.
@@ -64,7 +65,10 @@ unsafe impl<H: AllocSpi> Target for UserSpiTarget<H> {
     const MODULE: Option<&'static CStr> = Some(c"xfrm_user");
     type Function = Doit;
     const REPLACEMENT: Doit = user_spi::<H>;
-    const GATE: &'static Gate = &USER_SPI_GATE;
+
+    fn gate() -> &'static Gate {
+        &USER_SPI_GATE
+    }
 
     fn serves(&self, _arguments: &Arguments<'_>) -> bool {
         true
@@ -88,10 +92,10 @@ unsafe extern "C" fn user_spi<H: AllocSpi>(
             Request::from_raw(skb, nlh, attrs, ATTRIBUTES, extack),
         )
     };
-    to_errno(pass.target().0.serve(request))
+    from_result(|| pass.target().0.serve(request).map(|()| 0))
 }
 
-/// `u32`.
+/// The C type `u32`, by the name that BTF has for it.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct U32(u32);
@@ -114,7 +118,10 @@ unsafe impl<H: AllocSpi> Target for SpiTarget<H> {
     type Function =
         unsafe extern "C" fn(*mut raw::xfrm_state, U32, U32, *mut raw::netlink_ext_ack) -> c_int;
     const REPLACEMENT: Self::Function = spi::<H>;
-    const GATE: &'static Gate = &SPI_GATE;
+
+    fn gate() -> &'static Gate {
+        &SPI_GATE
+    }
 
     fn serves(&self, _arguments: &Arguments<'_>) -> bool {
         true
@@ -139,5 +146,8 @@ unsafe extern "C" fn spi<H: AllocSpi>(
             ExtAck::from_raw(extack),
         )
     };
-    to_errno(pass.target().0.allocate(state, low.0..=high.0, extack))
+    from_result(|| {
+        pass.target().0.allocate(state, low.0..=high.0, extack)?;
+        Ok(0)
+    })
 }

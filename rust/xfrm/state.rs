@@ -2,22 +2,29 @@
 
 //! A security association, `struct xfrm_state`.
 //!
+//! Those of its methods that are about SPIs are in [`larval`](super::larval).
+//!
 //! C header: `include/net/xfrm.h`
 
 use super::{
     snapshot::Snapshot,
-    uapi::{self, Address, Encap, Id, Mark, Offload},
+    uapi::{self, Encap, Id, Mark, Offload},
 };
 use crate::{net::Namespace, raw};
-use core::ptr::NonNull;
+use core::{ptr::NonNull, slice};
 use kernel::{
     error::to_result,
     prelude::*,
-    sync::aref::AlwaysRefCounted,
+    sync::aref::{ARef, AlwaysRefCounted},
     types::{NotThreadSafe, Opaque},
 };
 
-/// A reference-counted SA.
+/// A reference-counted SA. It may be dead: a reference keeps it in memory, not in the
+/// tables.
+///
+/// # Invariants
+///
+/// Its reference count isn't 0 while it is borrowed.
 #[repr(transparent)]
 pub struct State(Opaque<raw::xfrm_state>);
 
@@ -62,11 +69,22 @@ impl State {
         unsafe { &*ptr.cast() }
     }
 
+    /// Takes over a reference.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be null, or come with a reference that the caller gives up.
+    pub(super) unsafe fn owned(ptr: *mut raw::xfrm_state) -> Option<ARef<Self>> {
+        // SAFETY: The caller promises it; the type is transparent.
+        NonNull::new(ptr).map(|state| unsafe { ARef::from_raw(state.cast()) })
+    }
+
+    /// For functions of the kernel.
     pub(super) fn as_ptr(&self) -> *mut raw::xfrm_state {
         self.0.get()
     }
 
-    /// Returns the namespace that the SA is in.
+    /// Returns the namespace that the SA is in. Any context.
     pub fn net(&self) -> &Namespace {
         // SAFETY: References are held by requests, whose sender keeps the
         // namespace; by burials, which the end of the namespace awaits; and by
@@ -75,64 +93,65 @@ impl State {
     }
 
     /// Returns what the SA is found by, besides its mark; it never changes once
-    /// there is an SPI.
+    /// there is an SPI. Any context.
     pub fn id(&self) -> Id {
-        Id {
-            daddr: address(&get!(self, id.daddr)),
-            spi: get!(self, id.spi).to_ne_bytes(),
-            family: get!(self, props.family),
-            proto: get!(self, id.proto),
-            pad: 0,
-        }
+        // SAFETY: The SA is valid.
+        unsafe { id(self.as_ptr()) }
     }
 
-    /// Returns the mark by which the SA is found; it never changes.
+    /// Returns the SPI, in network byte order, which is 0 as long as there is none.
+    pub(super) fn spi(&self) -> [u8; 4] {
+        get!(self, id.spi).to_ne_bytes()
+    }
+
+    /// Returns the mark by which the SA is found; it never changes. Any context.
     pub fn mark(&self) -> Mark {
-        let mark = get!(self, mark);
-        Mark {
-            v: mark.v,
-            m: mark.m,
-        }
+        get!(self, mark).into()
     }
 
     /// Copies what requests to the SAD set. The caller holds `xfrm_cfg_mutex`,
     /// without which values of two requests could get mixed.
     pub fn snapshot(&self) -> Snapshot {
-        let output_mark = get!(self, props.smark);
+        let x = self.as_ptr();
 
-        Snapshot {
-            daddr: address(&get!(self, id.daddr)),
-            saddr: address(&get!(self, props.saddr)),
-            family: get!(self, props.family),
-            proto: get!(self, id.proto),
-            flags: get!(self, props.flags),
-            dir: get!(self, dir),
-            selector: self.selector(),
-            mark: self.mark(),
-            output_mark: Mark {
-                v: output_mark.v,
-                m: output_mark.m,
-            },
-            encap: self.encap(),
-            mapping_maxage: get!(self, mapping_maxage),
-            nat_keepalive: get!(self, nat_keepalive_interval),
-            offload: self.offload(),
-            larval: self.phase() == raw::XFRM_STATE_ACQ,
-            // SAFETY: The SA is valid.
-            kernel_owned: unsafe { raw::xfrm_next_state_kern(self.as_ptr()) } != 0,
+        // SAFETY: The SA is valid. Requests alone write these fields, and are kept out.
+        unsafe {
+            Snapshot {
+                daddr: (*x).id.daddr.into(),
+                saddr: (*x).props.saddr.into(),
+                family: (*x).props.family,
+                proto: (*x).id.proto,
+                flags: (*x).props.flags,
+                dir: (*x).dir,
+                selector: self.selector(),
+                mark: self.mark(),
+                output_mark: (*x).props.smark.into(),
+                encap: self.encap(),
+                mapping_maxage: (*x).mapping_maxage,
+                nat_keepalive: (*x).nat_keepalive_interval,
+                offload: self.offload(),
+                larval: self.phase() == raw::XFRM_STATE_ACQ,
+                kernel_owned: raw::xfrm_next_state_kern(x) != 0,
+            }
         }
     }
 
-    /// Returns the direction that the SA is marked with, `XFRM_SA_DIR_*`, or 0.
+    /// Returns the direction that the SA is marked with, `XFRM_SA_DIR_*`, or 0. Any
+    /// context.
     pub fn dir(&self) -> u8 {
         get!(self, dir)
     }
 
+    /// Returns the selector, which requests set: see [`Self::snapshot`].
     pub(super) fn selector(&self) -> uapi::Selector {
-        let selector = get!(self, sel);
-        // SAFETY: The layouts are the same (`layout.rs`), and any bytes are a
-        // selector.
-        unsafe { core::mem::transmute::<raw::xfrm_selector, uapi::Selector>(selector) }
+        // SAFETY: The SA is valid, and the layouts are the same (`layout.rs`). All
+        // bytes of an SA are initialized, also those between the fields of the
+        // kernel's structure, which a value of that wouldn't keep.
+        unsafe {
+            (&raw const (*self.as_ptr()).sel)
+                .cast::<uapi::Selector>()
+                .read()
+        }
     }
 
     fn encap(&self) -> Option<Encap> {
@@ -143,18 +162,19 @@ impl State {
         (!encap.is_null()).then(|| unsafe { encap.read_volatile() })
     }
 
-    /// The offload as it is now. The device may go away at any time, and if it
-    /// does right now, a part of this may be missing; then the SA is dead.
-    pub(super) fn offload(&self) -> Option<Offload> {
-        let xso = get!(self, xso);
-        if xso.dev.is_null() {
+    /// Returns the offload as it is now, as a request for it would say. The device may
+    /// go away at any time, and if it does right now, a part of this may be missing;
+    /// then the SA is dead.
+    pub fn offload(&self) -> Option<Offload> {
+        if get!(self, xso.dev).is_null() {
             return None;
         }
+        let xso = get!(self, xso);
         let mut flags = 0;
-        if u32::from(xso.dir()) == raw::XFRM_DEV_OFFLOAD_IN {
+        if xso.is_inbound() {
             flags |= uapi::OFFLOAD_INBOUND;
         }
-        if u32::from(xso.type_()) == raw::XFRM_DEV_OFFLOAD_PACKET {
+        if xso.is_packet() {
             flags |= uapi::OFFLOAD_PACKET;
         }
         Some(Offload {
@@ -169,30 +189,57 @@ impl State {
         self.phase() == raw::XFRM_STATE_VALID
     }
 
-    /// Whether there is no reference to it but that of the caller.
+    /// Whether there is no reference to it but that of the caller. Others may take one
+    /// right afterwards, unless nobody can find the SA.
     pub(super) fn is_unshared(&self) -> bool {
         // SAFETY: The SA is valid.
         unsafe { raw::xfrm_next_state_refcount(self.as_ptr()) == 1 }
     }
 
-    /// `XFRM_STATE_*`: where the SA is in its life.
+    /// Returns where the SA is in its life: `XFRM_STATE_*`.
     pub(super) fn phase(&self) -> u32 {
         get!(self, km.state).into()
     }
 
-    /// Asks the security module whether the SA may be deleted. May sleep.
+    /// Returns the security context as a `struct xfrm_user_sec_ctx` with its text,
+    /// empty if there is none. May sleep. Fails with `ENOMEM`.
+    ///
+    /// Mirrors `copy_sec_ctx()`.
+    pub(super) fn security_context(&self) -> Result<KVec<u8>> {
+        let context = get!(self, security);
+        // SAFETY: It is null or valid, doesn't change, and is freed with the SA.
+        let Some(context) = (unsafe { context.as_ref() }) else {
+            return Ok(KVec::new());
+        };
+        let size = size_of::<raw::xfrm_user_sec_ctx>() + usize::from(context.ctx_len);
+        // SAFETY: The text has this length.
+        let text = unsafe {
+            slice::from_raw_parts(context.ctx_str.as_ptr().cast(), context.ctx_len.into())
+        };
+        let mut bytes = KVec::with_capacity(size, GFP_KERNEL)?;
+        bytes.extend_from_slice(&(size as u16).to_ne_bytes(), GFP_KERNEL)?;
+        bytes.extend_from_slice(&uapi::attr::SEC_CTX.to_ne_bytes(), GFP_KERNEL)?;
+        bytes.extend_from_slice(&[context.ctx_alg, context.ctx_doi], GFP_KERNEL)?;
+        bytes.extend_from_slice(&context.ctx_len.to_ne_bytes(), GFP_KERNEL)?;
+        bytes.extend_from_slice(text, GFP_KERNEL)?;
+        Ok(bytes)
+    }
+
+    /// Asks the security module whether the SA may be deleted. May sleep. Fails with
+    /// what that says.
     pub fn may_delete(&self) -> Result {
         // SAFETY: The SA is valid.
         to_result(unsafe { raw::xfrm_next_security_state_delete(self.as_ptr()) })
     }
 
-    /// Writes an audit record of the SA having been added.
+    /// Writes an audit record of the SA having been added. Any context.
     pub fn audit_added(&self) {
         // SAFETY: The SA is valid.
         unsafe { raw::xfrm_next_audit_state_add(self.as_ptr(), 1) }
     }
 
-    /// Writes an audit record of an attempt to delete the SA.
+    /// Writes an audit record of an attempt to delete the SA: whether it is `done`. Any
+    /// context.
     pub fn audit_deleted(&self, done: bool) {
         // SAFETY: The SA is valid.
         unsafe { raw::xfrm_next_audit_state_delete(self.as_ptr(), done.into()) }
@@ -210,7 +257,9 @@ impl State {
     }
 
     /// Locks the SA, and keeps bottom halves off this CPU. Doesn't sleep, and
-    /// nobody may sleep before it is unlocked.
+    /// nobody may sleep before it is unlocked. Outside of [`Table::lock`].
+    ///
+    /// [`Table::lock`]: super::Table::lock
     pub fn lock(&self) -> Locked<'_> {
         // SAFETY: The SA is valid; the guard unlocks it.
         unsafe { raw::xfrm_next_state_lock(self.as_ptr()) };
@@ -238,9 +287,34 @@ impl Drop for Nested<'_> {
     }
 }
 
-pub(super) fn address(from: &raw::xfrm_address_t) -> Address {
-    // SAFETY: An address is sixteen bytes, whichever member they are.
-    Address(unsafe { core::mem::transmute_copy(from) })
+/// Returns what an SA is found by, besides its mark.
+///
+/// # Safety
+///
+/// The SA is valid.
+pub(super) unsafe fn id(x: *const raw::xfrm_state) -> Id {
+    // SAFETY: The caller promises it; one access each.
+    unsafe {
+        Id {
+            daddr: (&raw const (*x).id.daddr).read_volatile().into(),
+            spi: (&raw const (*x).id.spi).read_volatile().to_ne_bytes(),
+            family: (&raw const (*x).props.family).read_volatile(),
+            proto: (&raw const (*x).id.proto).read_volatile(),
+            pad: 0,
+        }
+    }
+}
+
+impl raw::xfrm_dev_offload {
+    /// Whether the SA is for received packets.
+    pub(super) fn is_inbound(&self) -> bool {
+        u32::from(self.dir()) == raw::XFRM_DEV_OFFLOAD_IN
+    }
+
+    /// Whether the device does all of IPsec for the SA, not the ciphers only.
+    pub(super) fn is_packet(&self) -> bool {
+        u32::from(self.type_()) == raw::XFRM_DEV_OFFLOAD_PACKET
+    }
 }
 
 /// A locked SA: its counters and its life stand still.
@@ -260,10 +334,12 @@ impl Locked<'_> {
         self.state.is_valid()
     }
 
+    /// For functions of the kernel that want it locked.
     pub(super) fn as_ptr(&self) -> *mut raw::xfrm_state {
         self.state.as_ptr()
     }
 
+    /// Returns the SA.
     pub(super) fn state(&self) -> &State {
         self.state
     }

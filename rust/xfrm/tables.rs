@@ -1,31 +1,236 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tables in which the kernel finds SAs: putting one in another's place.
+//! The tables in which the kernel finds SAs: their lock, what is in them, and
+//! putting one SA in another's place.
 //!
 //! Lookups walk the chains of the tables under RCU alone. If an SA were added
 //! at the head of a chain and its predecessor taken out further down, a lookup
 //! between the two would find neither. So where both have the same key, the
 //! node of one replaces that of the other.
+//!
+//! C source: `net/xfrm/xfrm_state.c`
 
-use crate::raw;
-use core::{mem, ptr};
+use super::{state, uapi::Id, State};
+use crate::{net::Namespace, raw};
+use core::{
+    mem,
+    ptr::{self, NonNull},
+};
+use kernel::types::NotThreadSafe;
+
+/// `xfrm_state_lock` of a namespace, held: no SA comes into its tables or
+/// leaves them, so who finds one here needs no reference.
+///
+/// # Invariants
+///
+/// The lock is held by this CPU.
+pub struct Table<'a> {
+    net: &'a Namespace,
+    _not_send: NotThreadSafe,
+}
+
+impl<'a> Table<'a> {
+    /// Locks the tables, and keeps bottom halves off this CPU. Doesn't sleep,
+    /// and nobody may sleep before they are unlocked. Inside of
+    /// [`State::lock`].
+    pub fn lock(net: &'a Namespace) -> Self {
+        // SAFETY: The namespace is valid; `drop` unlocks.
+        unsafe { raw::xfrm_next_states_lock(net.as_ptr()) };
+        Self {
+            net,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// Returns the namespace whose tables they are.
+    pub fn net(&self) -> &'a Namespace {
+        self.net
+    }
+
+    /// Returns how many SAs there are, without those that have been retired.
+    pub fn len(&self) -> u32 {
+        // SAFETY: The namespace is valid, and we hold the lock of the field.
+        unsafe { (*self.net.as_ptr()).xfrm.state_num }
+    }
+
+    /// Returns the SAs with this id, whatever their marks; only those that have
+    /// an SPI are found.
+    pub fn with_id<'t>(&'t self, id: &'t Id) -> impl Iterator<Item = &'t State> {
+        // SAFETY: We hold the lock, under which what is in a chain stays there, and
+        // in its place.
+        let first = unsafe { by_spi((*self.chain(id)).first) };
+        let chain = core::iter::successors(NonNull::new(first), |state| {
+            // SAFETY: As above.
+            NonNull::new(unsafe { by_spi((*state.as_ptr()).byspi.next) })
+        });
+        chain
+            // SAFETY: As above, and the table has a reference.
+            .map(|state| unsafe { State::from_raw(state.as_ptr()) })
+            .filter(|state| has_id(state, id))
+    }
+
+    /// Returns all SAs, the newest first, but for dead ones.
+    pub fn iter(&self) -> impl Iterator<Item = &State> {
+        let head = self.all();
+        let next = move |entry: &*mut raw::list_head| {
+            // SAFETY: What is in the list stays there under the lock, and it is
+            // linked in a circle.
+            let next = unsafe { (**entry).next };
+            (next != head).then_some(next)
+        };
+        // SAFETY: As above.
+        core::iter::successors(next(&head), next).filter_map(|entry| unsafe { listed(entry) })
+    }
+
+    /// Returns the head of the list of all SAs.
+    pub(super) fn all(&self) -> *mut raw::list_head {
+        // SAFETY: Only the address of the field is taken.
+        unsafe { &raw mut (*self.net.as_ptr()).xfrm.state_all }
+    }
+
+    /// Puts an SA into the table by SPI, behind those that a device handles by
+    /// itself.
+    ///
+    /// Mirrors `XFRM_STATE_INSERT()`.
+    ///
+    /// # Safety
+    ///
+    /// The SA is locked, of this namespace, and not in the table yet.
+    pub(super) unsafe fn insert_by_spi(&self, x: *mut raw::xfrm_state) {
+        // SAFETY: The caller promises it; what is in the chain stays there.
+        unsafe {
+            let chain = self.chain(&state::id(x));
+            let mut other = by_spi((*chain).first);
+            while !other.is_null() && in_hardware(other) {
+                other = by_spi((*other).byspi.next);
+            }
+            if in_hardware(x) || other.is_null() {
+                raw::xfrm_next_hlist_add_head_rcu(&raw mut (*x).byspi, chain);
+            } else {
+                raw::xfrm_next_hlist_add_before_rcu(&raw mut (*x).byspi, &raw mut (*other).byspi);
+            }
+        }
+    }
+
+    /// Takes an SA out of all tables, lists and caches where it still is. If it
+    /// counts no more, it mustn't be deleted the usual way.
+    ///
+    /// Mirrors the part of `__xfrm_state_delete()` that does it. That one and the
+    /// kernel's own lookups don't mind to meet such an SA.
+    ///
+    /// # Safety
+    ///
+    /// The SA is locked, and of this namespace.
+    unsafe fn remove(&self, x: *mut raw::xfrm_state, counts: Counts) {
+        // SAFETY: The caller promises it.
+        unsafe {
+            if counts == Counts::NoMore {
+                (*self.net.as_ptr()).xfrm.state_num = self.len().wrapping_sub(1);
+            }
+            raw::xfrm_next_list_del_init(&raw mut (*x).km.all);
+            for node in by_key(x) {
+                unhash(node);
+            }
+            uncache_locked(x);
+        }
+    }
+
+    /// Returns the chain of the table by SPI that an SA with this id is in.
+    fn chain(&self, id: &Id) -> *mut raw::hlist_head {
+        // SAFETY: The namespace is valid; the address is read only, and has the
+        // layout of `xfrm_address_t`. We hold the lock.
+        unsafe {
+            raw::xfrm_next_states_byspi(
+                self.net.as_ptr(),
+                (&raw const id.daddr).cast(),
+                u32::from_ne_bytes(id.spi),
+                id.proto,
+                id.family,
+            )
+        }
+    }
+}
+
+impl Drop for Table<'_> {
+    fn drop(&mut self) {
+        // SAFETY: `lock` has locked it, on this CPU.
+        unsafe { raw::xfrm_next_states_unlock(self.net.as_ptr()) }
+    }
+}
+
+fn has_id(state: &State, id: &Id) -> bool {
+    // Most others in a chain have another one.
+    if state.spi() != id.spi {
+        return false;
+    }
+    let theirs = state.id();
+
+    theirs.proto == id.proto
+        && theirs.family == id.family
+        && theirs.daddr.equals(&id.daddr, id.family)
+}
+
+/// Returns the SA whose node in a chain of the table by SPI this is; null if it is null.
+///
+/// # Safety
+///
+/// The node must be null or an SA's.
+unsafe fn by_spi(node: *mut raw::hlist_node) -> *mut raw::xfrm_state {
+    if node.is_null() {
+        return ptr::null_mut();
+    }
+    // SAFETY: The caller promises that it is the field of an SA.
+    unsafe { kernel::container_of!(node, raw::xfrm_state, byspi) }
+}
+
+/// Returns the SA that an entry of the list of all belongs to; `None` if that
+/// is being deleted, or the place of one who is reading the list.
+///
+/// # Safety
+///
+/// The entry must be in the list of all SAs of a namespace, and the lock of its
+/// tables held during `'a`.
+pub(super) unsafe fn listed<'a>(entry: *mut raw::list_head) -> Option<&'a State> {
+    // SAFETY: The entry is the first field of this, be it an SA's or a reader's;
+    // one access.
+    let phase =
+        unsafe { (&raw const (*entry.cast::<raw::xfrm_state_walk>()).state).read_volatile() };
+    if u32::from(phase) == raw::XFRM_STATE_DEAD {
+        return None;
+    }
+    // SAFETY: Readers are marked as dead, so it is an SA's.
+    Some(unsafe { State::from_raw(kernel::container_of!(entry, raw::xfrm_state, km.all)) })
+}
+
+/// Whether an SA that has left the tables still is one of the namespace's SAs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counts {
+    /// Until it is deleted, which has to follow.
+    Still,
+    /// No more.
+    NoMore,
+}
 
 /// Puts `new` into the tables and takes `old` out of them, such that a lookup
-/// which fits both finds one of them at any time. Both count as SAs afterwards;
-/// [`uncount`] mends that, or the deletion of `old`.
+/// which fits both finds one of them at any time. Tells whether an SA without keys
+/// is where `new` is now, which may have waited for that.
 ///
 /// # Safety
 ///
 /// Both are locked. `old` is valid and in the tables, `new` is a clone of it
 /// that nobody else knows.
-pub(super) unsafe fn take_place(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
+pub(super) unsafe fn take_place(
+    new: *mut raw::xfrm_state,
+    old: *mut raw::xfrm_state,
+    counts: Counts,
+) -> bool {
     // SAFETY: The caller promises it. No request changes a key meanwhile.
     unsafe {
         let (same_spi, same_ends) = same_keys(new, old);
         if same_ends {
-            insert_for(new, old);
+            insert_for(new, old, counts)
         } else {
-            insert_elsewhere(new, old, same_spi);
+            insert_elsewhere(new, old, counts, same_spi)
         }
     }
 }
@@ -70,8 +275,7 @@ unsafe fn same_keys(a: *const raw::xfrm_state, b: *const raw::xfrm_state) -> (bo
 /// The SA is valid, and its device isn't taken away meanwhile.
 pub(super) unsafe fn in_hardware(x: *const raw::xfrm_state) -> bool {
     // SAFETY: The caller promises it.
-    let xso = unsafe { (&raw const (*x).xso).read() };
-    u32::from(xso.type_()) == raw::XFRM_DEV_OFFLOAD_PACKET
+    unsafe { (&raw const (*x).xso).read() }.is_packet()
 }
 
 /// Puts `new` exactly where `old` is.
@@ -82,30 +286,32 @@ pub(super) unsafe fn in_hardware(x: *const raw::xfrm_state) -> bool {
 /// # Safety
 ///
 /// As for [`take_place`]; all keys are the same.
-unsafe fn insert_for(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
+unsafe fn insert_for(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state, counts: Counts) -> bool {
     // SAFETY: The caller promises it; the table's lock is taken.
     unsafe {
-        let net = raw::xfrm_next_state_net(new);
+        let net = State::from_raw(new).net();
         (*new).mark.v &= (*new).mark.m;
 
-        raw::xfrm_next_states_lock(net);
-        raw::xfrm_next_list_add(&raw mut (*new).km.all, &raw mut (*net).xfrm.state_all);
+        let table = Table::lock(net);
+        raw::xfrm_next_list_add(&raw mut (*new).km.all, table.all());
         for (place, node) in by_key(old).into_iter().zip(by_key(new)) {
             if !(*place).pprev.is_null() {
                 replace(place, node);
             }
         }
-        remove(old);
-        (*net).xfrm.state_num = (*net).xfrm.state_num.wrapping_add(1);
-        raw::xfrm_next_states_unlock(net);
+        (*net.as_ptr()).xfrm.state_num = table.len().wrapping_add(1);
+        table.remove(old, counts);
+        let meets_larval = meets_larval(new);
+        drop(table);
 
         raw::xfrm_next_hrtimer_start(&raw mut (*new).mtimer, 1);
         if (*new).replay_maxage != 0 {
             raw::xfrm_next_timer_start(&raw mut (*new).rtimer, (*new).replay_maxage);
         }
         if (*new).nat_keepalive_interval != 0 {
-            raw::xfrm_next_nat_keepalive_run(net);
+            raw::xfrm_next_nat_keepalive_run(net.as_ptr());
         }
+        meets_larval
     }
 }
 
@@ -116,10 +322,14 @@ unsafe fn insert_for(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
 /// # Safety
 ///
 /// As for [`take_place`].
-unsafe fn insert_elsewhere(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state, same_spi: bool) {
+unsafe fn insert_elsewhere(
+    new: *mut raw::xfrm_state,
+    old: *mut raw::xfrm_state,
+    counts: Counts,
+    same_spi: bool,
+) -> bool {
     // SAFETY: The caller promises it; the table's lock is taken.
     unsafe {
-        let net = raw::xfrm_next_state_net(new);
         let mut spi = 0;
         let phase = (*new).km.state;
         if same_spi {
@@ -128,14 +338,34 @@ unsafe fn insert_elsewhere(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state,
         }
         raw::xfrm_state_insert(new);
 
-        raw::xfrm_next_states_lock(net);
+        let table = Table::lock(State::from_raw(new).net());
         if same_spi {
             mem::swap(&mut (*new).id.spi, &mut spi);
             replace(&raw mut (*old).byspi, &raw mut (*new).byspi);
             (&raw mut (*new).km.state).write_volatile(phase);
         }
-        remove(old);
-        raw::xfrm_next_states_unlock(net);
+        table.remove(old, counts);
+        meets_larval(new)
+    }
+}
+
+/// Whether there is an SA without keys among those between the same ends.
+///
+/// # Safety
+///
+/// The SA is valid, and the tables are locked.
+unsafe fn meets_larval(x: *const raw::xfrm_state) -> bool {
+    // SAFETY: The caller promises it; nodes of that chain are SAs'.
+    unsafe {
+        let mut node = (*raw::xfrm_next_states_bydst(x)).first;
+        while !node.is_null() {
+            let other = kernel::container_of!(node, raw::xfrm_state, __bindgen_anon_1.bydst);
+            if u32::from((*other).km.state) == raw::XFRM_STATE_ACQ {
+                return true;
+            }
+            node = (*node).next;
+        }
+        false
     }
 }
 
@@ -152,54 +382,34 @@ unsafe fn replace(old: *mut raw::hlist_node, new: *mut raw::hlist_node) {
     }
 }
 
-/// Takes an SA out of all tables, lists and caches where it still is.
-///
-/// Mirrors the part of `__xfrm_state_delete()` that does it. That one and the
-/// kernel's own lookups don't mind to meet such an SA.
-///
 /// # Safety
 ///
-/// The SA and the tables are locked.
-unsafe fn remove(x: *mut raw::xfrm_state) {
+/// The SA is valid, and the tables are locked.
+unsafe fn uncache_locked(x: *mut raw::xfrm_state) {
     // SAFETY: The caller promises it.
     unsafe {
-        raw::xfrm_next_list_del_init(&raw mut (*x).km.all);
-        for node in by_key(x).into_iter().chain(cached(x)) {
+        unhash(&raw mut (*x).state_cache);
+        unhash(&raw mut (*x).state_cache_input);
+    }
+}
+
+/// # Safety
+///
+/// If the node is in a chain, that is of a locked table.
+unsafe fn unhash(node: *mut raw::hlist_node) {
+    // SAFETY: The caller promises it.
+    unsafe {
+        if !(*node).pprev.is_null() {
             raw::xfrm_next_hlist_del_init_rcu(node);
         }
     }
 }
 
-/// No longer counts an SA that is in no table.
-///
-/// # Safety
-///
-/// The SA is valid, and is never deleted the usual way.
-pub(super) unsafe fn uncount(x: *mut raw::xfrm_state) {
-    // SAFETY: The caller promises it; the table's lock is taken.
-    unsafe {
-        let net = raw::xfrm_next_state_net(x);
-        raw::xfrm_next_states_lock(net);
-        (*net).xfrm.state_num = (*net).xfrm.state_num.wrapping_sub(1);
-        raw::xfrm_next_states_unlock(net);
-    }
-}
-
-/// Takes an SA out of the caches of the lookups.
-///
-/// # Safety
-///
-/// The SA is valid.
-pub(super) unsafe fn uncache(x: *mut raw::xfrm_state) {
-    // SAFETY: The caller promises it; the table's lock is taken.
-    unsafe {
-        let net = raw::xfrm_next_state_net(x);
-        raw::xfrm_next_states_lock(net);
-        for node in cached(x) {
-            raw::xfrm_next_hlist_del_init_rcu(node);
-        }
-        raw::xfrm_next_states_unlock(net);
-    }
+/// Takes an SA out of the caches of the lookups. Takes `xfrm_state_lock`.
+pub(super) fn uncache(state: &State) {
+    let _table = Table::lock(state.net());
+    // SAFETY: The SA is valid, and we hold the lock.
+    unsafe { uncache_locked(state.as_ptr()) }
 }
 
 /// The nodes by which an SA is in the tables.
@@ -217,14 +427,4 @@ unsafe fn by_key(x: *mut raw::xfrm_state) -> [*mut raw::hlist_node; 4] {
             &raw mut (*x).byseq,
         ]
     }
-}
-
-/// The nodes by which an SA is in the caches of the lookups.
-///
-/// # Safety
-///
-/// The SA is valid.
-unsafe fn cached(x: *mut raw::xfrm_state) -> [*mut raw::hlist_node; 2] {
-    // SAFETY: The caller promises it.
-    unsafe { [&raw mut (*x).state_cache, &raw mut (*x).state_cache_input] }
 }

@@ -104,21 +104,25 @@ impl Address {
     }
 }
 
-/// `struct xfrm_usersa_id`.
+/// `struct xfrm_usersa_id`: what an SA is found by, besides its mark.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Id {
+    /// Destination.
     pub daddr: Address,
-    /// Network byte order.
+    /// SPI, in network byte order; 0 for none.
     pub spi: [u8; 4],
+    /// Family of the destination, `AF_*`.
     pub family: u16,
+    /// `IPPROTO_*`.
     pub proto: u8,
+    /// Nothing.
     pub pad: u8,
 }
 
-/// `struct xfrm_mark`.
+/// `struct xfrm_mark`: packets fit whose mark has this value under this mask.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -145,25 +149,37 @@ impl Mark {
     }
 }
 
-/// `struct xfrm_selector`.
+/// `struct xfrm_selector`: which packets an SA is for.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Selector {
+    /// Destination.
     pub daddr: Address,
+    /// Source.
     pub saddr: Address,
-    /// Network byte order, like the next three.
+    /// Port of the destination, in network byte order, like the next three.
     pub dport: [u8; 2],
+    /// Which bits of it count.
     pub dport_mask: [u8; 2],
+    /// Port of the source.
     pub sport: [u8; 2],
+    /// Which bits of it count.
     pub sport_mask: [u8; 2],
+    /// Family of both addresses, `AF_*`.
     pub family: u16,
+    /// How many bits of the destination count.
     pub prefixlen_d: u8,
+    /// How many bits of the source count.
     pub prefixlen_s: u8,
+    /// `IPPROTO_*`, 0 for any.
     pub proto: u8,
+    /// Nothing.
     pub pad: [u8; 3],
+    /// Number of the device, 0 for any.
     pub ifindex: i32,
+    /// Number of a user, of no effect.
     pub user: u32,
 }
 
@@ -179,18 +195,23 @@ impl Selector {
     }
 }
 
-/// `struct xfrm_usersa_info`.
+/// `struct xfrm_usersa_info`: an SA, the fixed part of messages about it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct SaInfo {
+    /// Which packets it is for.
     pub sel: Selector,
+    /// Destination.
     pub daddr: Address,
-    /// Network byte order.
+    /// SPI, in network byte order; 0 for none.
     pub spi: [u8; 4],
+    /// `IPPROTO_*`.
     pub proto: u8,
+    /// Nothing.
     pub pad: [u8; 3],
+    /// Source.
     pub saddr: Address,
     /// Limits: bytes, packets, seconds since it was added and since its first
     /// use; soft before hard. Numbers of 64 bits, which messages don't align.
@@ -199,65 +220,104 @@ pub struct SaInfo {
     pub curlft: [[u32; 2]; 4],
     /// Packets refused: outside the window, replayed, forged.
     pub stats: [u32; 3],
+    /// Number of the `ACQUIRE` that asked for it, or 0.
     pub seq: u32,
+    /// What its policies name it by, 0 for nothing.
     pub reqid: u32,
+    /// Family of both addresses, `AF_*`.
     pub family: u16,
+    /// `XFRM_MODE_*`.
     pub mode: u8,
+    /// Width of the window, 0 for none, or for one that an attribute tells.
     pub replay_window: u8,
+    /// `XFRM_STATE_*` flags.
     pub flags: u8,
+    /// Nothing.
     pub pad2: [u8; 7],
 }
 
-/// `struct xfrm_userspi_info`.
+impl SaInfo {
+    /// What the SA is found by, besides its mark.
+    pub fn id(&self) -> Id {
+        Id {
+            daddr: self.daddr,
+            spi: self.spi,
+            family: self.family,
+            proto: self.proto,
+            pad: 0,
+        }
+    }
+}
+
+/// `struct xfrm_userspi_info`: the fixed part of a request for an SPI.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct SpiInfo {
+    /// The SA that it is for, of which some fields count.
     pub info: SaInfo,
-    /// Host byte order, like the next.
+    /// Smallest SPI to choose, in host byte order, like the next.
     pub min: u32,
+    /// Largest one.
     pub max: u32,
 }
 
-/// `struct xfrm_user_migrate_state`.
+/// `struct xfrm_user_migrate_state`: the fixed part of a request to migrate an SA, and
+/// of its announcement (docs/uapi.md).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct MigrateState {
+    /// What the SA is found by now.
     pub id: Id,
+    /// Its new destination.
     pub new_daddr: Address,
+    /// Its new source.
     pub new_saddr: Address,
+    /// The mark that it is found by now.
     pub old_mark: Mark,
+    /// Its new selector; of no meaning with [`UPDATE_H2H_SEL`].
     pub new_sel: Selector,
+    /// Its new reqid.
     pub new_reqid: u32,
+    /// [`CLEAR_OFFLOAD`] and [`UPDATE_H2H_SEL`].
     pub flags: u32,
+    /// Family of the new addresses, `AF_*`.
     pub new_family: u16,
+    /// 0.
     pub reserved: u16,
 }
 
-/// `struct xfrm_encap_tmpl`.
+/// `struct xfrm_encap_tmpl`: how packets are wrapped to pass a NAT.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Encap {
+    /// [`UDP_ENCAP_ESPINUDP`], say; 0 asks for none.
     pub encap_type: u16,
-    /// Network byte order, like the next.
+    /// Port of the source, in network byte order, like the next.
     pub sport: [u8; 2],
+    /// Port of the destination.
     pub dport: [u8; 2],
+    /// Nothing.
     pub pad: [u8; 2],
+    /// The address before translation.
     pub oa: Address,
 }
 
-/// `struct xfrm_user_offload`.
+/// `struct xfrm_user_offload`: which device is to offload an SA, and how.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Offload {
+    /// Number of the device.
     pub ifindex: i32,
+    /// [`OFFLOAD_INBOUND`] and [`OFFLOAD_PACKET`].
     pub flags: u8,
+    /// Nothing.
     pub pad: [u8; 3],
 }

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A bond's slaves, and the SAs on all of them.
+//!
+//! Every slave holds every SA that is ours. A slave that can't isn't let in.
+
+use super::{
+    replica::{Misfit, Replica, MAX_SLAVES},
+    verdict,
+};
+use crate::{
+    net::{bonding::Bond, device::Esp, not_supported, rcu::Held, Device, ExtAck},
+    xfrm::{
+        lower::{Installed, Sa},
+        upper::{Locked, Ops},
+    },
+};
+use kernel::{prelude::*, sync::aref::ARef};
+
+/// What is known of one bond.
+pub struct Lag {
+    slaves: KVec<Slave>,
+    /// What the bond did of ESP when we last looked.
+    pub esp: Esp,
+}
+
+struct Slave {
+    device: ARef<Device>,
+    /// It isn't linked any more, but may still send.
+    leaving: bool,
+}
+
+impl Lag {
+    /// Makes one without slaves.
+    pub fn new() -> Self {
+        Self {
+            slaves: KVec::new(),
+            esp: Esp::NONE,
+        }
+    }
+
+    /// Notes a slave that is there.
+    pub fn note(&mut self, slave: &Device) -> Result {
+        let device = slave.into();
+        let leaving = false;
+        Ok(self.slaves.push(Slave { device, leaving }, GFP_KERNEL)?)
+    }
+
+    /// Returns the slaves, also those that are leaving.
+    pub fn slaves(&self) -> impl Iterator<Item = &Device> {
+        self.slaves.iter().map(|slave| &*slave.device)
+    }
+
+    fn forget(&mut self, slave: &Device) {
+        self.slaves.retain(|other| !other.device.is(slave));
+    }
+}
+
+impl Ops for Lag {
+    type Private = Replica;
+
+    fn private() -> impl PinInit<Replica, Error> {
+        Replica::new()
+    }
+
+    fn takes(&self, upper: &Device, sa: &Sa, extack: &mut ExtAck<'_>) -> Result<bool> {
+        let bond = Bond::of(upper).ok_or_else(not_supported)?;
+        if !verdict::uses_all(bond) {
+            return Ok(false);
+        }
+        if let Some(reason) = verdict::reason(upper, bond) {
+            if sa.is_packet_offload() {
+                extack.set(format_args!("The bond does not offload: {reason}"));
+            }
+            return Err(not_supported());
+        }
+        if sa.is_packet_offload() {
+            let text = "Packet offload is not supported by bonds that use several slaves";
+            extack.set(format_args!("{text}"));
+            return Err(EINVAL);
+        }
+        if sa.has_esn() {
+            let text = "ESN offload is not supported by bonds that use several slaves";
+            extack.set(format_args!("{text}"));
+            return Err(EINVAL);
+        }
+        Ok(true)
+    }
+
+    fn install(
+        &mut self,
+        upper: &Device,
+        sa: &Sa,
+        replica: &Replica,
+        extack: &mut ExtAck<'_>,
+    ) -> Result {
+        let esp = upper.esp();
+        self.slaves()
+            .try_for_each(|slave| replica.install(slave, sa, esp, extack))
+    }
+
+    fn delete(sa: &Sa, replica: &Replica) {
+        replica.delete(sa);
+    }
+
+    fn free(sa: &Sa, replica: &Replica) {
+        replica.free(sa);
+    }
+
+    fn may_offload(upper: &Device) -> bool {
+        Bond::of(upper).is_some_and(|bond| verdict::reason(upper, bond).is_none())
+    }
+
+    #[inline]
+    fn lower_handle(replica: &Replica, lower: &Device, rcu: Held<'_>) -> usize {
+        replica.handle(lower, rcu)
+    }
+}
+
+/// Whether a slave fits to a bond which has SAs, or does ESP.
+pub fn check(lag: &mut Locked<'_, Lag>, slave: &Device, esp: Esp) -> Result<(), Misfit> {
+    if lag.is_empty() && esp.is_none() {
+        return Ok(());
+    }
+    if !Installed::is_possible(slave) {
+        return Err(Misfit::Driver);
+    }
+    if !slave.esp().contains(esp) {
+        return Err(Misfit::Features);
+    }
+    if lag.data().slaves.len() >= MAX_SLAVES {
+        return Err(Misfit::TooMany);
+    }
+    Ok(())
+}
+
+/// Puts all SAs on a slave that joins, or none.
+///
+/// Fails with what its driver says.
+pub fn join(
+    lag: &mut Locked<'_, Lag>,
+    slave: &Device,
+    esp: Esp,
+    extack: &mut ExtAck<'_>,
+) -> Result {
+    lag.data().note(slave)?;
+    let result = lag.sas().try_for_each(|(sa, replica)| {
+        // Without a reference it is about to be freed, and needs no device.
+        let held = sa.hold();
+        held.map_or(Ok(()), |_held| replica.install(slave, sa, esp, extack))
+    });
+    if result.is_err() {
+        part(lag, slave);
+    }
+    result
+}
+
+/// Takes all SAs from a slave that doesn't send any more.
+fn part(lag: &mut Locked<'_, Lag>, slave: &Device) {
+    lag.sas()
+        .for_each(|(sa, replica)| replica.remove(slave, sa));
+    lag.data().forget(slave);
+}
+
+/// Remembers that a slave is no longer linked.
+pub fn leave(lag: &mut Locked<'_, Lag>, slave: &Device) {
+    for other in &mut lag.data().slaves {
+        other.leaving |= other.device.is(slave);
+    }
+}
+
+/// Takes all SAs from slaves that aren't linked any more, of which nobody sends.
+/// With `only`, from this one if it is one of them.
+pub fn sweep(lag: &mut Locked<'_, Lag>, only: Option<&Device>) {
+    loop {
+        let wanted = |slave: &Device| only.is_none_or(|only| only.is(slave));
+        let slaves = &lag.data().slaves;
+        let gone = slaves.iter().find(|s| s.leaving && wanted(&s.device));
+        let Some(gone) = gone.map(|slave| slave.device.clone()) else {
+            return;
+        };
+        part(lag, &gone);
+    }
+}

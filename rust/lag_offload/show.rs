@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the bonds of all namespaces have, for `xfrm-next lag show`.
+//!
+//! A line for each thing, and what belongs to it in the lines that follow:
+//!
+//! ```text
+//! bond NAME ifindex NUMBER netns INODE
+//! reason TEXT                                  unless it offloads
+//! slave NAME
+//! sa PROTOCOL DESTINATION SPI DIRECTION
+//! handle SLAVE HANDLE
+//! ```
+
+use super::{lag::Lag, verdict, Bonds};
+use crate::{
+    net::{bonding::Bond, Rtnl},
+    xfrm::{lower::Sa, uapi, upper::Takeover, upper::Upper},
+};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use kernel::{debugfs, fmt, sync::Arc};
+
+/// The contents of the file.
+pub struct Shown(pub(super) Arc<Bonds>);
+
+impl debugfs::Writer for Shown {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rtnl = Rtnl::lock();
+        let list = self.0.list.lock();
+        let mut all = list.iter().map(Takeover::upper);
+        all.try_for_each(|upper| bond(upper, &rtnl, f))
+    }
+}
+
+fn bond(upper: &Upper<Lag>, rtnl: &Rtnl, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let device = upper.device();
+    let name = device.name(rtnl);
+    let (ifindex, netns) = (device.ifindex(), device.net().inode());
+    writeln!(f, "bond {name} ifindex {ifindex} netns {netns}")?;
+    if let Some(reason) = Bond::of(device).and_then(|bond| verdict::reason(device, bond)) {
+        writeln!(f, "reason {reason}")?;
+    }
+    let mut lag = upper.lock();
+    for slave in lag.data().slaves() {
+        writeln!(f, "slave {}", slave.name(rtnl))?;
+    }
+    for (sa, replica) in lag.sas() {
+        write_sa(sa, f)?;
+        replica.each(|slave, handle| writeln!(f, "handle {} {handle:#x}", slave.name(rtnl)))?;
+    }
+    Ok(())
+}
+
+fn write_sa(sa: &Sa, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let id = sa.id();
+    let [a, b, c, d, ..] = id.daddr.0;
+    let daddr = match id.family {
+        uapi::AF_INET => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        _ => IpAddr::V6(Ipv6Addr::from(id.daddr.0)),
+    };
+    let spi = u32::from_be_bytes(id.spi);
+    let dir = if sa.is_inbound() { "in" } else { "out" };
+    writeln!(f, "sa {} {daddr} {spi:#x} {dir}", id.proto)
+}

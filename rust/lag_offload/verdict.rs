@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether a bond offloads, and if not, why.
+
+use crate::net::{
+    bonding::{Bond, Hash, Mode},
+    device::Esp,
+    Device,
+};
+use core::fmt;
+
+/// The hashes with which an SA is put on all slaves. Nothing depends on them but
+/// who is to send what, so another one could be added here.
+const HASHES: &[Hash] = &[Hash::Layer34];
+
+/// Why SAs of a bond are not ours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The bond's own driver has them.
+    ActiveBackup,
+    /// The mode is another one.
+    Mode,
+    /// The hash is another one.
+    Hash,
+    /// The administrator hasn't asked for it, or a slave can't.
+    Off,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ActiveBackup => "mode active-backup is handled by the bonding driver",
+            Self::Mode => "the mode is neither 802.3ad nor balance-xor",
+            Self::Hash => "xmit_hash_policy is not layer3+4",
+            Self::Off => "esp-hw-offload of the bond is off",
+        })
+    }
+}
+
+/// Whether a bond uses all its slaves, and any of them for any packet.
+pub fn uses_all(bond: Bond<'_>) -> bool {
+    matches!(bond.mode(), Mode::Xor | Mode::Lacp)
+}
+
+/// Says why SAs of a bond can't be on all its slaves now, if so. Any context.
+pub fn obstacle(bond: Bond<'_>) -> Option<Reason> {
+    match bond.mode() {
+        Mode::ActiveBackup => Some(Reason::ActiveBackup),
+        Mode::Other => Some(Reason::Mode),
+        Mode::Xor | Mode::Lacp if HASHES.contains(&bond.hash()) => None,
+        Mode::Xor | Mode::Lacp => Some(Reason::Hash),
+    }
+}
+
+/// Says why new SAs of a bond are not ours, if so. Any context.
+pub fn reason(device: &Device, bond: Bond<'_>) -> Option<Reason> {
+    obstacle(bond).or((!device.esp().offloads()).then_some(Reason::Off))
+}
+
+/// What the bond does of ESP by having all its slaves do it.
+pub fn shared_esp(device: &Device) -> Esp {
+    match Bond::of(device) {
+        Some(bond) if uses_all(bond) => device.esp(),
+        _ => Esp::NONE,
+    }
+}
