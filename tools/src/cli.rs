@@ -61,10 +61,10 @@ fn batch(file: &str, to: &mut dyn Write) -> Result<u8> {
         if words.first().is_none_or(|word| word.starts_with('#')) {
             continue;
         }
-        let outcome = match parse(Args::new(&words))? {
+        let outcome = parse(Args::new(&words)).and_then(|request| match request {
             Request::Batch(_) => Err(Error::Usage("A batch can't hold a batch.".into())),
             request => run(request, to),
-        };
+        });
         match outcome {
             Ok(SUCCESS) => {}
             stop => {
@@ -132,14 +132,18 @@ fn usage() -> String {
     let mut text = String::new();
     for command in COMMANDS {
         text += "Usage: xfrm-next [ OPTIONS ] ";
-        text += command.usage;
+        text += command.grammar;
+        for line in command.about.lines() {
+            text += &format!("        {line}\n");
+        }
+        text += "\n";
     }
     text += "\
-       xfrm-next -b[atch] { FILE | - }
+Usage: xfrm-next -b[atch] { FILE | - }
 OPTIONS := { -j[son] | -p[retty] | -h[elp] | -V[ersion] }
 
-Exit status: 0 success; 1 no socket, no permission to listen, or no answer in time;
-2 the kernel refused; 255 the command line is wrong.
+Exit status: 0 success; 1 no socket, no permission to listen, or no answer
+in time; 2 the kernel refused; 255 the command line is wrong.
 \"probe\" has statuses of its own, see there.
 ";
     text

@@ -17,6 +17,7 @@ pub mod encap;
 pub mod error;
 pub mod event;
 pub mod extack;
+pub mod lag;
 pub mod layout;
 pub mod link;
 pub mod mark;

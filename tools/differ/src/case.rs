@@ -49,11 +49,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The SAs that there are now.
-    pub fn left(&self) -> &Vec<Message> {
+    /// What the last form of the request gave.
+    pub fn last(&self) -> &Outcome {
         match &self.retry {
-            Some(retry) => retry.left(),
-            None => &self.sas,
+            Some(retry) => retry.last(),
+            None => self,
         }
     }
 }

@@ -6,8 +6,8 @@ use crate::case::{Case, Step};
 use crate::explain::HEADER;
 use crate::generate;
 use crate::message::Message;
-use crate::sa::{attr, newsa, Info, Sa};
-use module::xfrm::uapi::MigrateState;
+use crate::sa::{attr, newsa, Sa};
+use module::xfrm::uapi::{MigrateState, SaInfo};
 use std::mem::offset_of;
 
 /// Applies what makes `case` simpler while `fails` says that it fails as before.
@@ -102,22 +102,22 @@ fn requests(request: &Message, sa: Option<&Message>) -> Vec<Message> {
 
 /// Parts of an SA that have a plain value. What names it is needed by the requests.
 const SA: [(usize, usize); 8] = [
-    (offset_of!(Info, sel), 56),
-    (offset_of!(Info, lft), 64),
-    (offset_of!(Info, seq), 4),
-    (offset_of!(Info, reqid), 4),
-    (offset_of!(Info, mode), 1),
-    (offset_of!(Info, replay_window), 1),
-    (offset_of!(Info, flags), 1),
-    (offset_of!(Info, saddr), 16),
+    (offset_of!(SaInfo, sel), 56),
+    (offset_of!(SaInfo, lft), 64),
+    (offset_of!(SaInfo, seq), 4),
+    (offset_of!(SaInfo, reqid), 4),
+    (offset_of!(SaInfo, mode), 1),
+    (offset_of!(SaInfo, replay_window), 1),
+    (offset_of!(SaInfo, flags), 1),
+    (offset_of!(SaInfo, saddr), 16),
 ];
 
 fn sas(sa: &Message) -> Vec<Message> {
     let info = sa.info();
     let spi = u32::from_be_bytes(info.spi);
-    let plain = newsa(&Info {
+    let plain = newsa(&SaInfo {
         proto: info.proto,
-        ..Info::plain(
+        ..crate::sa::plain(
             generate::address(info.family, 1),
             info.daddr,
             info.family,

@@ -3,9 +3,9 @@
 //! Requests as command lines, and in hexadecimal where no words say the same.
 
 use crate::message::{kind, read, Message};
-use crate::sa::{attr, Info, Sa};
+use crate::sa::{attr, Sa};
 use module::xfrm::uapi::{
-    Address, Encap, Mark, MigrateState, Offload, Selector, AF_UNSPEC, CLEAR_OFFLOAD,
+    Address, Encap, Mark, MigrateState, Offload, SaInfo, Selector, AF_UNSPEC, CLEAR_OFFLOAD,
     UDP_ENCAP_ESPINUDP, UPDATE_H2H_SEL,
 };
 use netlink_packet_core::Emitable;
@@ -125,7 +125,7 @@ pub fn add(message: &Message) -> String {
     format!("{line}\n#   {} {}", message.kind, hex(&message.payload()))
 }
 
-fn options(info: &Info) -> String {
+fn options(info: &SaInfo) -> String {
     let names = [
         "noecn",
         "decap-dscp",
@@ -151,7 +151,8 @@ fn options(info: &Info) -> String {
         "time-use-soft",
         "time-use-hard",
     ];
-    for (name, value) in limits.iter().zip(info.lft) {
+    let values: [u64; 8] = zerocopy::transmute!(info.lft);
+    for (name, value) in limits.iter().zip(values) {
         if value != 0 && value != u64::MAX {
             words.push(format!("limit {name} {value}"));
         }
@@ -316,7 +317,7 @@ mod tests {
 
     fn plain() -> Message {
         let address = |last| generate::address(AF_INET, last);
-        generate::plain(&sa::newsa(&Info::plain(
+        generate::plain(&sa::newsa(&sa::plain(
             address(1),
             address(2),
             AF_INET,

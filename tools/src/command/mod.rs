@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The subcommands. To add one (`lag show`): a file with its grammar,
-//! its usage and a `run()`, and a line in [`COMMANDS`].
+//! The subcommands. To add one: a file with its grammar and a `run()`,
+//! a line in [`COMMANDS`], and what `tests/command.rs` then misses.
 
+mod lag_show;
 mod monitor_migrate;
 mod probe;
 mod spi_show;
@@ -20,8 +21,10 @@ pub struct Command {
     pub object: &'static str,
     /// The second word; empty if the object is the whole command.
     pub verb: &'static str,
-    /// Its part of the help text.
-    pub usage: &'static str,
+    /// Its words, and after them a line for each `NAME :=` that they use. Keywords are lower case.
+    pub grammar: &'static str,
+    /// What it does.
+    pub about: &'static str,
     /// Runs it on the words that follow; gives the exit status.
     pub run: fn(Args<'_>, &mut Output<'_>, &dyn Links) -> Result<u8>,
 }
@@ -32,5 +35,6 @@ pub const COMMANDS: &[Command] = &[
     state_migrate::COMMAND,
     state_allocspi::COMMAND,
     spi_show::COMMAND,
+    lag_show::COMMAND,
     monitor_migrate::COMMAND,
 ];

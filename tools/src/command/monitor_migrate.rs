@@ -21,10 +21,12 @@ use crate::socket::{Received, XfrmSocket};
 pub(super) const COMMAND: Command = Command {
     object: "monitor",
     verb: "migrate",
-    usage: "\
+    grammar: "\
 monitor migrate [ count N ] [ timeout SECONDS ]
-        prints each migration, one a line, until N were printed or the time is over.
-        Exit status: 1 if the time was over before N were printed.
+",
+    about: "\
+prints a line for each migration, until there were N or the time is over.
+Exit status: 1 if the time was over before N were printed.
 ",
     run,
 };

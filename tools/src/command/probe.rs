@@ -16,10 +16,13 @@ use crate::socket::XfrmSocket;
 pub(super) const COMMAND: Command = Command {
     object: "probe",
     verb: "",
-    usage: "\
+    grammar: "\
 probe
-        says whether XFRM_MSG_MIGRATE_STATE is served here, and by whom. Exit status:
-        0 it is served (by the module or the kernel), 1 it is not, 2 could not ask.
+",
+    about: "\
+says whether XFRM_MSG_MIGRATE_STATE is served here, and by whom.
+Exit status: 0 it is served (by the module or the kernel), 1 it is not,
+2 could not ask.
 ",
     run,
 };

@@ -19,10 +19,13 @@ const XFRM_MSG_GETSA: u16 = 18;
 pub(super) const COMMAND: Command = Command {
     object: "spi",
     verb: "show",
-    usage: "\
+    grammar: "\
 spi show
-        shows with whom a new SPI may be shared in this network namespace, how many SAs there
-        are, how many of them wait for their keys, and which SPIs are shared.
+",
+    about: "\
+shows with whom a new SPI may be shared in this network namespace, how
+many SAs there are, how many of them wait for their keys, and which SPIs
+are shared.
 ",
     run,
 };

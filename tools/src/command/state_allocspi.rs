@@ -13,13 +13,16 @@ use crate::socket::XfrmSocket;
 pub(super) const COMMAND: Command = Command {
     object: "state",
     verb: "allocspi",
-    usage: "\
-state allocspi [ src ADDR ] dst ADDR proto { esp | ah | comp } [ mode MODE ]
-        [ mark MARK [ mask MASK ] ] [ reqid REQID ] [ seq SEQ ] [ min SPI max SPI ]
-        [ dir { in | out } ]
-        reserves an SPI: makes an SA that waits for its keys, and shows it. dir says whether we
-        will receive by it; net.xfrm_next.spi_scope says what follows from that.
-        MODE := transport | tunnel | beet | ro | in_trigger | iptfs
+    grammar: "\
+state allocspi [ src ADDR ] dst ADDR
+        proto { esp | ah | comp } [ mode MODE ] [ mark MARK [ mask MASK ] ]
+        [ reqid REQID ] [ seq SEQ ] [ min SPI max SPI ] [ dir { in | out } ]
+MODE := transport | tunnel | beet | ro | in_trigger | iptfs
+",
+    about: "\
+reserves an SPI: makes an SA that waits for its keys, and shows it. dir
+says whether we will receive by it; net.xfrm_next.spi_scope says what
+follows from that.
 ",
     run,
 };

@@ -12,21 +12,26 @@ use crate::socket::XfrmSocket;
 pub(super) const COMMAND: Command = Command {
     object: "state",
     verb: "migrate",
-    usage: "\
-state migrate dst ADDR proto XFRM-PROTO spi SPI [ mark MARK [ mask MASK ] ]
+    grammar: "\
+state migrate dst ADDR proto XFRM-PROTO
+        spi SPI [ mark MARK [ mask MASK ] ]
         new-dst ADDR new-src ADDR new-reqid REQID
         [ sel SELECTOR | update-h2h-sel ] [ new-mark MARK [ mask MASK ] ]
         [ set-mark MARK [ mask MASK ] ] [ encap ENCAP ] [ offload OFFLOAD ]
         [ mapping-maxage SECONDS ] [ nat-keepalive SECONDS ]
-        gives one SA new addresses. What is not named is inherited, except the selector,
-        which is that of all traffic.
-        XFRM-PROTO := esp | ah | comp | route2 | hao
-        SELECTOR := [ src ADDR[/PLEN] ] [ dst ADDR[/PLEN] ] [ dev DEV ] [ UPSPEC ]
-        UPSPEC := proto { { tcp | udp | sctp | dccp } [ sport PORT ] [ dport PORT ] |
-                          { icmp | ipv6-icmp | mobility-header } [ type NUMBER ] [ code NUMBER ] |
-                          gre [ key { DOTTED-QUAD | NUMBER } ] | PROTO }
-        ENCAP := none | espinudp SPORT DPORT OADDR
-        OFFLOAD := none | [ crypto | packet ] dev DEV dir { in | out }
+XFRM-PROTO := esp | ah | comp | route2 | hao
+SELECTOR := [ src ADDR[/PLEN] ] [ dst ADDR[/PLEN] ] [ dev DEV ] [ UPSPEC ]
+UPSPEC := proto { PORTS | ICMP | GRE | PROTO }
+PORTS := { tcp | udp | sctp | dccp } [ sport PORT ] [ dport PORT ]
+ICMP := { icmp | ipv6-icmp | mobility-header }
+        [ type NUMBER ] [ code NUMBER ]
+GRE := gre [ key { DOTTED-QUAD | NUMBER } ]
+ENCAP := none | espinudp SPORT DPORT OADDR
+OFFLOAD := none | [ crypto | packet ] dev DEV dir { in | out }
+",
+    about: "\
+gives one SA new addresses. What is not named is inherited, except the
+selector, which is that of all traffic.
 ",
     run,
 };

@@ -51,6 +51,12 @@ impl Builder {
     }
 }
 
+fn index(blob: Blob<'_>) -> std::result::Result<Vec<u32>, Unreadable> {
+    let mut index = Vec::new();
+    blob.for_each(|offset| index.push(offset))?;
+    Ok(index)
+}
+
 /// Reads the prototype of function `name`, as the module does.
 pub fn prototype(
     base: &[u8],
@@ -59,14 +65,11 @@ pub fn prototype(
 ) -> std::result::Result<Option<String>, Unreadable> {
     let base = Blob::parse(base)?;
     let module = module.map(Blob::parse).transpose()?;
-    let mut index = Vec::new();
-    base.for_each(|offset| index.push(offset))?;
-    let of_base = index.len();
-    if let Some(module) = module {
-        module.for_each(|offset| index.push(offset))?;
-    }
+    let base_index = index(base)?;
+    let module_index = module.map_or(Ok(Vec::new()), index)?;
     let mut line = Line::default();
-    let found = Types::new(base, module, &index, of_base).prototype(name, &mut line)?;
+    let types = Types::new((base, &base_index), module.map(|m| (m, &module_index[..])));
+    let found = types.prototype(name, &mut line)?;
     Ok(found.map(|()| line.text().to_string()))
 }
 

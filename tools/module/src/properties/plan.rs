@@ -467,9 +467,19 @@ impl Case {
         }
     }
 
-    /// The header as listeners are told it.
+    /// The header as listeners are told it, but for the selector that is found.
     fn announced(&self) -> MigrateState {
         let h = self.header;
+        let sel = h.new_sel;
+        let new_sel = match sel.family {
+            0 => sel,
+            family => Selector {
+                daddr: cut(sel.daddr, family),
+                saddr: cut(sel.saddr, family),
+                pad: [0; 3],
+                ..sel
+            },
+        };
         MigrateState {
             id: Id {
                 daddr: cut(h.id.daddr, h.id.family),
@@ -478,6 +488,7 @@ impl Case {
             },
             new_daddr: cut(h.new_daddr, h.new_family),
             new_saddr: cut(h.new_saddr, h.new_family),
+            new_sel,
             ..h
         }
     }
@@ -486,7 +497,7 @@ impl Case {
 pub(super) fn holds(u: &mut Unstructured<'_>) -> Result<()> {
     let case = Chooser(u).case()?;
     let header = MigrateState::read_from_bytes(&case.body(&case.header)).expect("132 bytes");
-    let request = Request::parse(header, &case.attributes(), case.ipv6);
+    let request = Request::parse(&header, &case.attributes(), case.ipv6);
 
     if let Ok(request) = &request {
         let announced = case.body(&case.announced());

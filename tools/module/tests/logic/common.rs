@@ -44,7 +44,7 @@ pub fn header() -> MigrateState {
 }
 
 pub fn request(header: MigrateState, attrs: &Attrs) -> Request {
-    Request::parse(header, attrs, true).expect("a good request")
+    Request::parse(&header, attrs, true).expect("a good request")
 }
 
 /// An SA 10.0.0.1 -> 10.0.0.2 for those two hosts.

@@ -12,7 +12,7 @@ use module::{
 };
 
 fn refusal(header: MigrateState, attrs: Attrs) -> Refusal {
-    Request::parse(header, &attrs, true).expect_err("a refusal")
+    Request::parse(&header, &attrs, true).expect_err("a refusal")
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn checks_come_in_the_order_of_the_c_handler() {
             Refusal::Prefix4,
         ]
     );
-    Request::parse(h, &Attrs::default(), true).expect("nothing is wrong any more");
+    Request::parse(&h, &Attrs::default(), true).expect("nothing is wrong any more");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn prefixes_are_those_of_the_selectors_family() {
             } else {
                 h.new_sel.prefixlen_d = prefix;
             }
-            let got = Request::parse(h, &Attrs::default(), true).err();
+            let got = Request::parse(&h, &Attrs::default(), true).err();
             assert_eq!(got, expected, "family {family} prefix {prefix}");
         }
     }
@@ -87,14 +87,14 @@ fn a_derived_selector_is_not_read() {
     h.flags = UPDATE_H2H_SEL;
     h.new_sel.family = 99;
     h.new_sel.prefixlen_d = 255;
-    assert!(Request::parse(h, &Attrs::default(), true).is_ok());
+    assert!(Request::parse(&h, &Attrs::default(), true).is_ok());
 }
 
 #[test]
 fn without_ipv6_it_is_refused() {
     let mut h = header();
     h.new_family = AF_INET6;
-    let no_ipv6 = |h| Request::parse(h, &Attrs::default(), false).err();
+    let no_ipv6 = |h| Request::parse(&h, &Attrs::default(), false).err();
     assert_eq!(no_ipv6(h), Some(Refusal::NoIpv6));
     h.new_family = AF_INET;
     h.new_sel.family = AF_INET6;
@@ -104,7 +104,7 @@ fn without_ipv6_it_is_refused() {
 
 #[test]
 fn output_mark_and_mask() {
-    let set_mark = |attrs| Request::parse(header(), &attrs, true).map(|r| r.set_mark);
+    let set_mark = |attrs| Request::parse(&header(), &attrs, true).map(|r| r.set_mark);
     let mark = |v, m| Ok(Some(Mark { v, m }));
 
     assert_eq!(set_mark(Attrs::default()), Ok(None));
@@ -135,7 +135,7 @@ fn offload_is_inherited_set_or_cleared() {
     let mut clear = header();
     clear.flags = CLEAR_OFFLOAD;
 
-    let offload = |h, attrs| Request::parse(h, &attrs, true).map(|r| r.offload);
+    let offload = |h, attrs| Request::parse(&h, &attrs, true).map(|r| r.offload);
     assert_eq!(
         offload(header(), Attrs::default()),
         Ok(OffloadChange::Inherit)
@@ -154,7 +154,7 @@ fn longer_attributes_are_cut_and_what_is_left_behind_addresses_is_zeroed() {
     h.new_daddr.0[4..].fill(0xaa);
     h.new_saddr.0[15] = 0xaa;
     h.id.daddr.0[4] = 0xaa;
-    let r = Request::parse(h, &Attrs::default().with(attr::ENCAP, long), true).unwrap();
+    let r = Request::parse(&h, &Attrs::default().with(attr::ENCAP, long), true).unwrap();
     assert_eq!(r.encap, Some(udp(4500, 4500)));
     assert_eq!(r.header.new_daddr, v4(4));
     assert_eq!(r.header.new_saddr, v4(3));
