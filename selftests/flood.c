@@ -15,8 +15,10 @@
  *                                    and by what follows (the IV or the ICV):
  *                                    "FRAMES NUMBERS IVS"
  *   flood replay DEV FILE            sends them again: "FRAMES"
- *   flood cost TXFD RXFD COUNT SIZE  ns from send() to recv(), of so many
- *                                    datagrams: "MEDIAN MIN MAX"
+ *   flood time TXFD RXFD GAP         sends each message of stdin, GAP ns after
+ *                                    the last: ns from send() to recv(), and
+ *                                    what was received first. All is binary,
+ *                                    and begins with a length (uint64_t)
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -339,27 +341,41 @@ static int do_replay(char **argv)
 	return 0;
 }
 
-static int do_cost(char **argv)
+/* All of it, or else stdin has ended. */
+static int take(void *data, size_t size)
 {
-	int tx = atoi(argv[0]), rx = atoi(argv[1]), count = atoi(argv[2]);
-	size_t size = strtoul(argv[3], NULL, 0);
-	long *times = calloc(count + 1, sizeof(*times));
-	struct timespec from, to;
-	char payload[FRAME] = {};
+	return fread(data, size, 1, stdin) == 1;
+}
 
-	if (!times || count < 1 || size > sizeof(payload))
-		die("cost");
-	for (int i = 0; i < count; i++) {
+static int do_time(char **argv)
+{
+	int tx = atoi(argv[0]), rx = atoi(argv[1]);
+	struct timespec gap = { .tv_nsec = atol(argv[2]) };
+	struct timespec from, to;
+	char data[FRAME] = {};
+	struct {
+		uint64_t ns;
+		int64_t len;
+	} result;
+	uint64_t len;
+
+	while (take(&len, sizeof(len)) && len <= FRAME && take(data, len)) {
+		nanosleep(&gap, NULL);
 		clock_gettime(CLOCK_MONOTONIC, &from);
-		if (send(tx, payload, size, 0) < 0 ||
-		    recv(rx, payload, sizeof(payload), 0) < 0)
-			die("send or recv");
+		if (send(tx, data, len, 0) < 0)
+			die("send");
+		result.len = recv(rx, data, sizeof(data), 0);
 		clock_gettime(CLOCK_MONOTONIC, &to);
-		times[i] = (to.tv_sec - from.tv_sec) * 1000000000L +
-			   to.tv_nsec - from.tv_nsec;
+		if (result.len < 0)
+			die("recv");
+		result.ns = (to.tv_sec - from.tv_sec) * 1000000000L +
+			    to.tv_nsec - from.tv_nsec;
+		fwrite(&result, sizeof(result), 1, stdout);
+		fwrite(data, result.len, 1, stdout);
+		fflush(stdout);
+		while (recv(rx, data, sizeof(data), MSG_DONTWAIT) >= 0)
+			;
 	}
-	qsort(times, count, sizeof(*times), ascending);
-	printf("%ld %ld %ld\n", times[count / 2], times[0], times[count - 1]);
 	return 0;
 }
 
@@ -375,7 +391,7 @@ static const struct command {
 	{ "tap", 2, do_tap },
 	{ "tap", 3, do_tap },
 	{ "replay", 2, do_replay },
-	{ "cost", 4, do_cost },
+	{ "time", 3, do_time },
 };
 
 int main(int argc, char **argv)

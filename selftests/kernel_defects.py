@@ -2,9 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the kernel gets wrong beside its handler, and the module leaves alone."""
 
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+
 from lib import hosts, ktap, xfrm
 from lib.handler import C
-from lib.hosts import V4, Hosts
+from lib.hosts import PORT, V4, Hosts
 from lib.ktap import defect, equal
 from lib.xfrm import SA
 
@@ -37,6 +43,60 @@ def first_packet_of_an_extended_window():
     first_packet_is_received_once(xfrm.FLAG_ESN)
 
 
+TUNSETIFF, IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x400454ca, 1, 0x1000, 0x4000
+NEEDS_CSUM, GSO_UDP_L4 = 1, 5
+SEGMENT, SEGMENTS = 1000, 4
+
+
+@contextlib.contextmanager
+def guest(ns, name):
+    """The other end of a tun device, as a virtual machine has it."""
+    with ns.inside():
+        try:
+            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as why:
+            raise ktap.Skip(f"/dev/net/tun: {why.strerror}") from why
+        try:
+            fcntl.ioctl(fd, TUNSETIFF, struct.pack("=16sH22x", name.encode(),
+                                                   IFF_TUN | IFF_NO_PI | IFF_VNET_HDR))
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def datagrams(src, dst):
+    """Some in one piece, to be cut by whoever sends it on; as virtio has it."""
+    size = 8 + SEGMENTS * SEGMENT
+    udp = struct.pack("!4H", PORT, PORT, size, 0)
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + size, 0, 0, 64, xfrm.UDP, 0,
+                     socket.inet_aton(src), socket.inet_aton(dst))
+    total = sum(struct.unpack("!10H", ip))
+    ip = ip[:10] + struct.pack("!H", 0xffff - (total % 0xffff)) + ip[12:]
+    return struct.pack("=BB4H", NEEDS_CSUM, GSO_UDP_L4, 28, SEGMENT, 20, 6) \
+        + ip + udp + bytes(size - 8)
+
+
+@defect(25)
+def segments_of_a_guest():
+    """Each has a sequence number and an IV that no other packet has."""
+    with Hosts() as two:
+        two.sa(SA(*V4, 0x1000, mode=xfrm.TUNNEL))
+        heard, pieces = two.tap(two.b), 3
+        with guest(two.a, "guest") as fd:
+            two.a.up("guest")
+            two.a.address("guest", "10.3.0.2/24")
+            two.a.sysctl("ipv4/ip_forward", 1)
+            for _ in range(pieces):
+                os.write(fd, datagrams("10.3.0.1", two.talk[1]))
+            seen = []
+            ktap.wait(lambda: seen.extend(hosts.frames(heard)) or len(seen) == pieces * SEGMENTS,
+                      "all segments are on the wire")
+        # Behind Ethernet, IPv4 and the SPI: the number, and the IV.
+        equal([len({frame[at:at + size] for frame in seen}) for at, size in ((38, 4), (42, 8))],
+              [len(seen)] * 2, "different sequence numbers, different IVs")
+
+
 if __name__ == "__main__":
-    ktap.main([first_packet_of_a_bitmap_window, first_packet_of_an_extended_window],
+    ktap.main([first_packet_of_a_bitmap_window, first_packet_of_an_extended_window,
+               segments_of_a_guest],
               handlers=(C,))

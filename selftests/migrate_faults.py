@@ -58,13 +58,13 @@ def failing():
 LOST = netlink.Reply(0, None, None)
 
 
-def failed_send(nl, request, nth):
+def failed_send(nl, kind, body, flags, nth):
     """The Reply with the nth allocation failing; None if there are fewer.
 
     A request that does not get to the handler, or an answer that is lost, is
     not the handler's: that counts as a success.
     """
-    message = nl.message(xfrm.MIGRATE_STATE, request.pack(), netlink.ACK).pack()
+    message = nl.message(kind, body, netlink.ACK | flags).pack()
     with open(NTH, "r+b", buffering=0) as f:
         try:
             f.write(b"%d" % nth)
@@ -81,10 +81,10 @@ def failed_send(nl, request, nth):
     return None if left else reply
 
 
-def failed_sends(nl, request):
+def failed_sends(nl, kind, body, flags=0):
     """Yields the number and the Reply of each failure there is."""
     for nth in range(1, 1000):
-        reply = failed_send(nl, request, nth)
+        reply = failed_send(nl, kind, body, flags, nth)
         if reply is None:
             break
         yield nth, reply
@@ -99,7 +99,7 @@ def each_failure(sa, judge, dst="192.0.2.8"):
         equal(ns.xfrm.migrate(migrate(sa)).errno, 0, "answer without a failure")
         before = [s for s in ns.xfrm.all() if s["spi"] == sa.spi]
         with ns.inside(), xfrm.Xfrm() as sender:
-            for nth, reply in failed_sends(sender, migrate(sa, dst=dst)):
+            for nth, reply in failed_sends(sender, xfrm.MIGRATE_STATE, migrate(sa, dst=dst).pack()):
                 judge(reply, f"failure {nth} for {sa}")
                 hear.pending()
                 after = [s for s in ns.xfrm.all() if s["spi"] == sa.spi]
@@ -140,7 +140,7 @@ def packets_go_on():
             for host, moved in (two.a, two.out), (two.b, two.in_):
                 before = host.xfrm.count()
                 with host.inside(), xfrm.Xfrm() as sender:
-                    for nth, _ in failed_sends(sender, migrate(moved)):
+                    for nth, _ in failed_sends(sender, xfrm.MIGRATE_STATE, migrate(moved).pack()):
                         equal(host.xfrm.count(), before, f"SAs after failure {nth} for {sa}")
                         two.send(1)
                 equal(host.xfrm.migrate(migrate(moved)).verdict, (0, None), "answer at last")
@@ -159,7 +159,7 @@ def hardware_keeps_one_entry():
         ns.xfrm.policy(xfrm.POLICY_OUT, hosts.selector(xfrm.AF_INET), sa, zero=True)
         udp = ns.udp(ENDS[0])
         with ns.inside(), xfrm.Xfrm() as sender:
-            for nth, _ in failed_sends(sender, migrate(sa)):
+            for nth, _ in failed_sends(sender, xfrm.MIGRATE_STATE, migrate(sa).pack()):
                 udp.sendto(b"x", (ENDS[1], hosts.PORT))
                 ktap.wait(lambda: dev.state() == (1, nth), f"a packet after failure {nth}", 5)
                 equal(ns.xfrm.count(), 1, f"SAs after failure {nth}")

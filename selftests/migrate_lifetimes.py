@@ -9,7 +9,7 @@ import signal
 import time
 
 from lib import hosts, ktap, xfrm
-from lib.handler import RUST
+from lib.handler import MENDED
 from lib.hosts import V4, V4_MOVED, Hosts
 from lib.ktap import defect, equal, only, true
 from lib.netns import Netns
@@ -131,7 +131,7 @@ def replay_events_go_on():
             equal(hear.pending(), [], "events of migrations")
 
 
-@only(RUST)
+@only(*MENDED)
 def short_lives_while_migrating():
     """Defect 6, for KASAN to see. Rare with the in-tree handler: not asked there."""
     with Netns() as ns:
@@ -163,7 +163,7 @@ def flood(sender):
         os.waitpid(child, 0)
 
 
-@only(RUST)
+@only(*MENDED)
 def packet_limit_holds_while_migrating():
     """Defect 6 again: a packet ends the SA at any moment. And none is uncounted."""
     migrations = 0

@@ -8,7 +8,7 @@ import time
 
 from lib import ktap, nsim, xfrm
 from lib.ktap import defect, equal, only
-from lib.handler import RUST
+from lib.handler import MENDED
 from lib.hosts import selector
 from lib.netlink import parse_attrs
 from lib.netns import Netns
@@ -177,7 +177,7 @@ def device_that_leaves_takes_its_sas():
         ktap.wait(lambda: host.nl.count() == 0, "the SA is gone with its device")
 
 
-@only(RUST)
+@only(*MENDED)
 def expiry_while_migrating_leaves_nothing_in_hardware():
     """Defect 7; the in-tree handler does not get so far, for defect 1.
 

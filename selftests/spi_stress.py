@@ -2,23 +2,26 @@
 # SPDX-License-Identifier: GPL-2.0
 """Processes that ask for SPIs at once, while SAs go and move and scopes change.
 
-XFRM_NEXT_SOAK=SECONDS makes it last longer.
+SECONDS=N and SPACES=N in the environment: that long each of them, and in so
+many namespaces.
 """
 
 import collections
 import contextlib
+import errno
 import os
 import pickle
 import random
 import time
 
 from lib import ktap, spi, xfrm
-from lib.handler import NEITHER
+from lib.handler import DEBUG, NEITHER
 from lib.ktap import equal, true
 from lib.spi import NO_SPI, larval, request, scope
-from lib.xfrm import DIR_IN, SA, migrate
+from lib.race import SECONDS
+from lib.xfrm import DIR_IN, DIR_OUT, SA, migrate
 
-SECONDS = float(os.environ.get("XFRM_NEXT_SOAK", 2))
+SPACES = int(os.environ.get("SPACES", 3 if DEBUG else 8))
 HERE, PEERS = "192.0.2.1", [f"198.51.100.{n}" for n in range(1, 9)]
 
 
@@ -81,20 +84,30 @@ def each_spi_goes_to_one():
 
 
 def _allocate(nl, stop, me, direction):
-    """Takes SPIs and gives some back; there are always enough."""
+    """Takes SPIs, uses some, moves some of those, and gives them back; there are
+    always enough."""
     pick, held, count = random.Random(me), [], 0
     while time.monotonic() < stop:
-        dst = pick.choice(PEERS)
-        reply = request(nl, larval(dst, 0x100, 0x4ff, direction=direction, reqid=me))
+        wanted = larval(pick.choice(PEERS), 0x100, 0x4ff, direction=direction, reqid=me,
+                        mode=xfrm.TUNNEL)
+        reply = request(nl, wanted)
         if reply.errno:
             return f"{reply} after {count}, with {len(held)} SAs"
-        held.append(SA(HERE, dst, _spi(reply)))
+        held.append(wanted[0].but(dict([xfrm.aead()]), spi=_spi(reply)))
         count += 1
         if len(held) > 50:
-            gone = held.pop(pick.randrange(len(held)))
+            sa = held.pop(pick.randrange(len(held)))
             if pick.random() < .3:
-                nl.update(gone.but(reqid=me))
-            nl.delete(gone)
+                nl.update(sa)
+                to = migrate(sa, dst=pick.choice(PEERS))
+                reply = nl.migrate(to)
+                # Somebody may have that SPI with that destination.
+                if reply.errno not in (0, errno.EEXIST):
+                    return f"{reply} after {count}, moving"
+                sa = sa if reply.errno else sa.but(dst=to.dst)
+            reply = nl.delete(sa)
+            if reply.errno:
+                return f"{reply} after {count}, deleting {sa}"
     return ""
 
 
@@ -129,27 +142,38 @@ def triples(ns):
                                for s in ns.xfrm.all() if s["spi"])
 
 
-def scopes_change_meanwhile():
-    """Never two SAs with the same triple, never a refusal while there is room."""
+def everywhere(value, *jobs):
+    """Runs jobs in each of many namespaces at once, and then yields these, where
+    no SAs have the same triple."""
     with contextlib.ExitStack() as stack:
-        spaces = [stack.enter_context(spi.namespace()) for _ in range(3)]
-        results = []
-        for ns in spaces:
-            for job in ((_allocate, 1, DIR_IN), (_allocate, 2, None), (_churn, 3), (_change,)):
-                results.append(stack.enter_context(worker(ns, *job)))
+        spaces = [stack.enter_context(spi.namespace(value)) for _ in range(SPACES)]
+        results = [stack.enter_context(worker(ns, *job)) for ns in spaces for job in jobs]
         equal([r() for r in results], [""] * len(results), "complaints")
         for ns in spaces:
             equal([t for t, n in triples(ns).items() if n > 1], [], "SAs that can't be told apart")
+            yield ns
+
+
+def scopes_change_meanwhile():
+    """Never two SAs with the same triple, never a refusal while there is room."""
+    for _ in everywhere(None, (_allocate, 1, DIR_IN), (_allocate, 2, None), (_churn, 3), (_change,)):
+        pass
+
+
+def inbound_stays_unique():
+    for ns in everywhere(1, (_allocate, 1, DIR_IN), (_allocate, 2, DIR_IN), (_allocate, 3, DIR_OUT),
+                         (_churn, 4)):
+        spis = collections.Counter((s["spi"], s["proto"]) for s in ns.xfrm.all()
+                                   if s["spi"] and s.get("SA_DIR") != bytes([DIR_OUT]))
+        equal([s for s, n in spis.items() if n > 1], [], "SPIs given twice")
 
 
 def strict_stays_strict():
-    with spi.namespace(2) as ns:
-        equal(together(ns, (_allocate, 1, DIR_IN), (_allocate, 2, None), (_churn, 3)), [""] * 3,
-              "complaints")
+    for ns in everywhere(2, (_allocate, 1, DIR_IN), (_allocate, 2, None), (_churn, 3)):
         spis = collections.Counter((n, proto) for _, n, proto in triples(ns))
         equal([s for s, n in spis.items() if n > 1], [], "SPIs given twice")
 
 
 if __name__ == "__main__":
-    ktap.main([each_spi_goes_to_one, scopes_change_meanwhile, strict_stays_strict],
-              handlers=(NEITHER,))
+    ktap.main([each_spi_goes_to_one, scopes_change_meanwhile, inbound_stays_unique,
+               strict_stays_strict], handlers=(NEITHER,))

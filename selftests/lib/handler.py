@@ -14,7 +14,11 @@ C, RUST = "c", "rust"
 NEITHER = "module"      # tests that load the module and throw the switch themselves
 # A debug kernel is slow, and there for what it says of ours.
 DEBUG = os.path.exists("/sys/kernel/debug/kmemleak")
-BOTH = (RUST,) if DEBUG else (C, RUST)
+# A kernel with patches/upstream, there for what it says of the other one.
+FIXED = os.uname().release.endswith("-fixed")
+BOTH = (RUST,) if DEBUG else (C,) if FIXED else (C, RUST)
+# For what the kernel's own handler may not survive without its fixes.
+MENDED = (C,) if FIXED else (RUST,)
 NAME = "xfrm_next"
 SWITCH = "/proc/sys/net/xfrm_next/migrate_state"
 KO = os.environ.get("XFRM_NEXT_KO")
@@ -30,10 +34,10 @@ def _syscall(*args):
         raise OSError(code, os.strerror(code))
 
 
-def insmod(path):
+def insmod(path, parameters=b""):
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _syscall(SYS_FINIT_MODULE, fd, b"", 0)
+        _syscall(SYS_FINIT_MODULE, fd, parameters, 0)
     finally:
         os.close(fd)
 
@@ -84,6 +88,11 @@ def use(name):
     if name == RUST and not loaded():
         raise Skip("XFRM_NEXT_KO names no module")
     _current = name
+
+
+def mended():
+    """Whether the chosen handler has no known defects."""
+    return _current in MENDED
 
 
 def apply():

@@ -7,10 +7,12 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from lib import handler, kmsg, xfrm
 
 PASS, FAIL, SKIP = 0, 1, 4
+FINDINGS = Path(__file__).resolve().parents[2] / "docs/upstream-findings.md"
 
 
 class Failed(AssertionError):
@@ -57,9 +59,19 @@ def only(*handlers):
     return mark
 
 
+def _mended(number):
+    """Whether this kernel has a fix for the defect: its finding names the patch."""
+    if not handler.FIXED:
+        return False
+    sections = FINDINGS.read_text().split("\n### ")
+    return any(s.startswith(f"{number}. ") and "patches/upstream/0" in s for s in sections)
+
+
 def _judge(name, test):
     """Runs one test: (ok, directive, diagnostics)."""
     known = name == handler.C and getattr(test, "defect", None)
+    if known and _mended(known):
+        known = None
     log = kmsg.Reader()
     try:
         handler.use(name)

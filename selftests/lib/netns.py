@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 
-from lib import handler, netlink
+from lib import handler, ktap, netlink
 from lib.netlink import Netlink, attr, attrs
 from lib.xfrm import Xfrm, addr, family
 
@@ -21,7 +21,7 @@ RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH = 20, 24, 28
 NUD_PERMANENT = 0x80
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_NET_NS_FD = 3, 18, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
-IFF_UP, IFA_F_NODAD = 1, 2
+IFF_UP, IFA_F_NODAD, RTF_LOCAL = 1, 2, 0x80000000
 
 
 def _check(result):
@@ -147,6 +147,14 @@ class Netns:
                        struct.pack("=BBBBi", family(address), int(length), IFA_F_NODAD, 0,
                                    self.ifindex(name)) + attrs([(1, raw), (2, raw)]),
                        netlink.CREATE | netlink.EXCL)
+            if size == 16:
+                # A worker makes the route to it, when the device is ready.
+                ktap.wait(lambda: self._is_local(raw), f"{address} becomes local")
+
+    def _is_local(self, raw):
+        with self.inside(), open("/proc/thread-self/net/ipv6_route") as f:
+            return any(to == raw.hex() and int(flags, 16) & RTF_LOCAL
+                       for to, *_, flags, _dev in map(str.split, f))
 
     def route(self, to, via=None, dev=None):
         address, length = to.split("/")

@@ -48,13 +48,26 @@ class Device:
     def __exit__(self, *_):
         _write("del_device", str(self.number))
 
+    def text(self):
+        with open(f"{DEBUG}/netdevsim/netdevsim{self.number}/ports/0/ipsec") as f:
+            return f.read()
+
     def state(self):
         """(SAs held, packets sent through one)."""
-        with open(f"{DEBUG}/netdevsim/netdevsim{self.number}/ports/0/ipsec") as f:
-            return tuple(map(int, re.match(r"SA count=(\d+) tx=(\d+)", f.read()).groups()))
+        return tuple(map(int, re.match(r"SA count=(\d+) tx=(\d+)", self.text()).groups()))
+
+    def slots(self):
+        """{index in its table: SPI}."""
+        found = re.findall(r"sa\[(\d+)\] +spi=0x([0-9a-f]+)", self.text())
+        return {int(index): int(spi, 16) for index, spi in found}
 
     def held(self):
         return self.state()[0]
+
+
+def link(dev, ns, peer, peer_ns):
+    """Connects two devices as by a cable."""
+    _write("link_device", f"{ns.fd}:{dev.ifindex} {peer_ns.fd}:{peer.ifindex}")
 
 
 def _write(name, text):

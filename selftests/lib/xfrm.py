@@ -241,10 +241,12 @@ def migrate(sa, dst=None, src=None, sel=None, add=(), **changes):
     return replace(request, **changes)
 
 
-def migrate_with_policy(direction, sel, sa):
-    """XFRM_MSG_MIGRATE of an SA to where it is, and of the policy that asks for it."""
+def migrate_with_policy(direction, sel, sa, to=None):
+    """XFRM_MSG_MIGRATE of an SA to the addresses of another, or to where it is,
+    and of the policy that asks for it."""
+    to = to or sa
     return (sel.pack() + struct.pack("=IB3x", 0, direction)
-            + attrs([(A["MIGRATE"], 2 * (addr(sa.dst) + addr(sa.src))
+            + attrs([(A["MIGRATE"], addr(sa.dst) + addr(sa.src) + addr(to.dst) + addr(to.src)
                       + struct.pack("=BBHIHH", sa.proto, sa.mode, 0, sa.reqid,
                                     sa.family, sa.family))]))
 

@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Slaves that join and leave, whose links flap, and a bond that changes."""
+
+import contextlib
+import errno
+import socket
+import threading
+
+from lib import ktap
+from lib.bond import (ACTIVE_BACKUP, BOND, LAYER2, LAYER34, ROUND_ROBIN, XOR, Bonded, link, must,
+                      options, sas, shown)
+from lib.handler import NEITHER
+from lib.ktap import equal, true
+from lag_offload import fill
+
+
+@contextlib.contextmanager
+def traffic(lag):
+    """Datagrams for all SAs, all the time; yields a list that gets their number."""
+    done, sent = threading.Event(), []
+
+    def send():
+        n = 0
+        while not done.is_set():
+            n += sum(lag.send(sa) for sa in sas()[::2])
+        sent.append(n)
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        done.set()
+        thread.join()
+
+
+def joins_with_all_sas():
+    with Bonded() as lag:
+        lag.add()
+        with traffic(lag):
+            lag.join(lag.port())
+            equal(lag.held(), [8, 8, 8], "SAs in each slave")
+        lag.links()
+        plain, cipher = lag.wire(lambda: [lag.send(sa, 2) for sa in sas()[::2]])
+        equal((sum(plain), sum(cipher)), (8, 0), "encrypted by hardware, by software")
+
+
+def leaves_without_any():
+    """Under traffic, none of which is lost or left as it is."""
+    with Bonded(slaves=3) as lag:
+        lag.add()
+        gone = lag.ports[0]
+        tap = lag.tap(gone)
+        with traffic(lag) as sent:
+            ktap.wait(lambda: sum(p.sent() for p in lag.ports) > 100, "packets")
+            lag.release(gone)
+            equal(gone.held(), 0, "SAs in the slave that has left")
+            before = sum(p.sent() for p in lag.ports)
+            ktap.wait(lambda: sum(p.sent() for p in lag.ports) > before + 100, "more packets")
+        equal(lag.held(), [8, 8], "SAs in the others")
+        equal(sum(p.sent() for p in lag.ports) + gone.sent(), sent[0], "packets encrypted")
+
+
+def comes_and_goes():
+    with Bonded() as lag:
+        lag.add()
+        with traffic(lag):
+            for _ in range(5):
+                port = lag.ports[0]
+                lag.release(port)
+                equal(port.held(), 0, "SAs in the slave that has left")
+                lag.join(port)
+                equal(lag.held(), [8, 8], "SAs in each slave")
+
+
+def full_one_is_refused():
+    """What it had got is taken back."""
+    with Bonded() as lag:
+        lag.add()
+        port = lag.port()
+        lag.a.up(port.name, False)
+        fill(lag, port, 30)
+        equal(lag.try_join(port.name).verdict,
+              (errno.ENOSPC, "netdevsim: No space for SA in Rx table!"), "answer")
+        # Bonding shuts it down again, which takes its own SAs.
+        equal((port.held(), lag.held()), (0, [8, 8]), "SAs in it, and in the others")
+
+
+def others_are_refused():
+    """Devices that can't, with SAs and without."""
+    with Bonded() as lag:
+        lag.a.dummy("dummy0")
+        lag.a.veth("veth0", lag.b, "veth1")
+        for make in (lambda: None, lag.add):
+            make()
+            for name in ("dummy0", "veth0"):
+                equal(lag.try_join(name).verdict, (
+                    errno.EOPNOTSUPP, "Slave can't join ESP offload: its driver can't share SAs"), name)
+            equal(lag.held(), [lag.nl.count()] * 2, "SAs in each slave")
+        lag.nl.flush()
+        ktap.wait(lambda: "\nsa " not in shown(), "SAs are freed")
+        lag.esp(False)
+        equal(lag.try_join("dummy0").errno, 0, "with ESP off and no SAs")
+
+
+def asked_for_when_it_joins():
+    """A slave that could, but doesn't, is asked for it."""
+    with Bonded() as lag:
+        lag.add()
+        port = lag.port()
+        lag.esp(False, port.name)
+        lag.join(port)
+        equal((lag.esp(name=port.name), lag.held()), (True, [8, 8, 8]), "ESP, SAs in each slave")
+
+
+def flaps_are_no_news():
+    with Bonded() as lag:
+        lag.add()
+        port = lag.ports[0]
+        for device, ns in ((port.name, lag.a), (port.peer.name, lag.b)):
+            for up in (False, True):
+                ns.up(device, up)
+                equal(lag.held(), [8, 8], "SAs in each slave")
+        lag.links()
+        plain, cipher = lag.wire(lambda: [lag.send(sa, 2) for sa in sas()[::2]])
+        equal((plain, cipher), ([4, 4], [0, 0]), "encrypted by hardware, by software")
+
+
+def another_hash_flushes():
+    """By netlink, and by sysfs; with the bond down, there are none to flush."""
+    with Bonded() as lag:
+        for change in (lambda: lag.policy(LAYER2),
+                       lambda: lag.sysfs("xmit_hash_policy", "layer2")):
+            lag.add()
+            with traffic(lag):
+                change()
+                ktap.wait(lambda: lag.held() == [0, 0], "SAs are flushed")
+            equal(lag.nl.count(), 0, "SAs")
+            lag.policy(LAYER34)
+        lag.add()
+        equal(lag.held(), [8, 8], "SAs in each slave, as before")
+
+
+def silent_change_of_hash():
+    """A request of which another part fails changes it and tells nobody."""
+    with Bonded() as lag:
+        lag.add()
+        true(link(lag.a, BOND, options(policy=LAYER2, ad_prio=0)).errno, "refused")
+        plain, cipher = lag.wire(lambda: [lag.send(sa, 2) for sa in sas()[::2]])
+        equal((sum(plain), sum(cipher)), (0, 8), "encrypted by hardware, by software")
+        equal(lag.held(), [8, 8], "SAs in each slave")
+        must(lag.a, BOND, options(miimon=20))
+        equal((lag.held(), lag.nl.count()), ([0, 0], 0), "SAs in each slave, in all")
+
+
+def another_mode():
+    """It takes a bond without slaves; the SAs don't come back with them."""
+    with Bonded() as lag:
+        lag.add()
+        ports = list(lag.ports)
+        lag.esp(False)
+        for port in ports:
+            lag.release(port)
+        lag.a.up(BOND, False)
+        must(lag.a, BOND, options(mode=ACTIVE_BACKUP))
+        for port in ports:
+            lag.join(port)
+        equal((lag.held(), lag.nl.count()), ([0, 0], 0), "SAs in each slave, in all")
+        lag.nl.flush()
+
+
+def from_a_mode_that_does_not_tell():
+    with Bonded(ROUND_ROBIN, esp=False, slaves=0) as lag:
+        lag.esp(True)
+        lag.a.up(BOND, False)
+        must(lag.a, BOND, options(mode=XOR, policy=LAYER34))
+        for _ in range(2):
+            lag.join(lag.port())
+        lag.a.up(BOND)
+        lag.links()
+        if not lag.esp():
+            lag.esp(True)
+        lag.add()
+        equal(lag.held(), [8, 8], "SAs in each slave")
+        lag.esp(False, lag.ports[0].name)
+        equal(lag.esp(), False, "ESP of the bond")
+
+
+def port_goes():
+    """A slave is unplugged."""
+    with Bonded() as lag:
+        lag.add()
+        with traffic(lag):
+            lag.ports[0].close()
+        lag.ports.pop(0)
+        equal(lag.held(), [8], "SAs in the one that is left")
+
+
+def bond_goes():
+    """Down, then deleted."""
+    with Bonded() as lag:
+        for end in (lambda: lag.a.up(BOND, False), lambda: lag.delete(lag.a)):
+            lag.a.up(BOND)
+            lag.add()
+            with traffic(lag):
+                end()
+            equal((lag.held(), lag.nl.count()), ([0, 0], 0), "SAs in each slave, in all")
+
+
+def namespace_goes():
+    """With all that is in it."""
+    with Bonded() as lag:
+        lag.add()
+        lag.a.cleanup.close()
+        # The ports go on in the namespace that they came from.
+        ktap.wait(lambda: {name for _, name in socket.if_nameindex()}.issuperset(
+            port.name for port in lag.ports), "the ports are back")
+        equal(lag.held(), [0, 0], "SAs in each slave")
+
+
+if __name__ == "__main__":
+    ktap.main([
+        joins_with_all_sas, leaves_without_any, comes_and_goes, full_one_is_refused,
+        others_are_refused, asked_for_when_it_joins, flaps_are_no_news, another_hash_flushes,
+        silent_change_of_hash, another_mode, from_a_mode_that_does_not_tell, port_goes, bond_goes,
+        namespace_goes],
+        handlers=(NEITHER,))

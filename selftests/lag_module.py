@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Bonds with SAs while the module comes and goes."""
+
+import os
+
+from lib import handler, ktap
+from lib.bond import ACTIVE_BACKUP, Bonded, out, sas
+from lib.handler import NEITHER
+from lib.ktap import equal
+from lag_members import traffic
+
+
+def load():
+    if not handler.KO or not os.path.exists(handler.KO):
+        raise ktap.Skip("XFRM_NEXT_KO names no module")
+    handler.insmod(handler.KO)
+
+
+def unload():
+    handler.rmmod(handler.NAME)
+
+
+def unloaded_under_traffic():
+    """No SA stays in a slave; the bond is of use, and the module comes back."""
+    with handler.module(), Bonded() as lag:
+        for _ in range(3):
+            lag.add()
+            equal(lag.held(), [8, 8], "SAs in each slave")
+            with traffic(lag):
+                unload()
+            equal((lag.held(), lag.nl.count()), ([0, 0], 0), "SAs in each slave, in all")
+            plain, _ = lag.wire(lambda: lag.send(out(0), 2))
+            equal(sum(plain), 0, "packets left to hardware")
+            load()
+            equal(lag.esp(), True, "ESP of the bond")
+
+
+def loaded_over_sas_of_the_driver():
+    """They stay the driver's, and go as they came."""
+    with handler.module(), Bonded() as lag:
+        unload()
+        lag.nl.new(lag.offloaded(out(0)))
+        equal(sum(lag.held()), 1, "SAs in slaves, as the driver does it")
+        load()
+        lag.new(out(1))
+        equal(sum(lag.held()), 3, "SAs in slaves")
+        lag.nl.delete(out(0))
+        equal(lag.held(), [1, 1], "SAs in each slave")
+        unload()
+        load()
+        lag.nl.flush()
+
+
+def active_backup():
+    """It is the driver's affair, with the module as without."""
+    with handler.module(), Bonded(ACTIVE_BACKUP, esp=False) as lag:
+        for loaded in (True, False, True):
+            for sa in sas():
+                lag.new(sa)
+            equal(sorted(lag.held()), [0, 8], "SAs in slaves")
+            active = lag.held().index(8)
+            plain, cipher = lag.wire(lambda: [lag.send(sa) for sa in sas()[::2]])
+            equal((sum(plain), sum(cipher)), (4, 0), "encrypted by hardware, by software")
+            lag.a.up(lag.ports[active].name, False)
+            ktap.wait(lambda: lag.held()[1 - active] == 8, "the other one has the SAs")
+            equal(lag.held()[active], 0, "SAs in the one that is down")
+            lag.a.up(lag.ports[active].name)
+            if loaded:
+                unload()
+            else:
+                load()
+            lag.nl.flush()
+            equal(lag.held(), [0, 0], "SAs in slaves")
+        if not handler.loaded():
+            load()
+
+
+if __name__ == "__main__":
+    ktap.main([unloaded_under_traffic, loaded_over_sas_of_the_driver, active_backup],
+              handlers=(NEITHER,), load=False)
