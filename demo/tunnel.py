@@ -147,18 +147,19 @@ class Traffic:
                 for n, (name, (_, wire)) in zip((1, 0), self.ways.items())}
 
     def replay(self, ends, to):
-        """Sends right what it had before the move, in packets to its new end;
-        gives how many, and how many of them it accepts."""
+        """Sends right what was sent to it before the move, in packets to its new
+        end; gives how many, and how many it accepts that it had received. One
+        that was lost in the move is nothing it has seen before."""
         stream, wire = self.ways["left to right"]
         old = wire.sent_to(ends[1])[-REPLAYS:]
-        before = len(stream.got)
+        before = stream.got[:]
         attacker = self.left.socket(xfrm.family(to[0]), socket.SOCK_RAW, xfrm.ESP)
         attacker.bind((to[0], 0))
         for packet in old:
             attacker.sendto(packet, (to[1], 0))
         time.sleep(10 * INTERVAL)
         stream.receive()
-        return len(old), len(stream.got) - before
+        return len(old), sum(n in before for n in stream.got[len(before):])
 
 
 class Host(Netns):
