@@ -7,7 +7,7 @@ FLAVOUR ?= test
 # make fuzz SEED=N: the same requests again. Else each run has its own.
 SEED ?= $(shell date +%s)
 
-.PHONY: help kdir setup kernel module cli vm demo test soak fuzz fuzz-host miri lint fmt clean clean-cache
+.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist vm demo test soak fixed bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
 .DEFAULT_GOAL := $(if $(KDIR),kdir,help)
 
 kdir:
@@ -17,17 +17,25 @@ help:
 	@echo 'make demo          see it work, in a VM'
 	@echo 'make test          all tests'
 	@echo 'make soak          the long versions of the tests; HOURS=12: for so long (default: 1)'
+	@echo 'make fixed         the tests of upstream defects in a kernel that has the fixes of patches/upstream'
+	@echo 'make bench         measure what the module costs: docs/benchmarks.md; make bench-quick: the essence'
 	@echo 'make KDIR=DIR      build the module for the kernel built in DIR (>= 7.2, with Rust)'
+	@echo 'make stock         build the module for the newest kernel of Debian; STOCK=RELEASE: for that one'
+	@echo 'make install-stock install module and command for the kernel that runs, and by DKMS for those to come'
+	@echo 'make uninstall     remove these'
 	@echo
 	@echo 'make setup         check the tools, install what is missing (the others do it too)'
 	@echo 'make kernel        build the test kernel; FLAVOUR=debug: the one with KASAN, lockdep, ...'
 	@echo 'make module        build the module for that kernel'
 	@echo 'make cli           build the command xfrm-next'
+	@echo 'make dist          build/xfrm-next-VERSION.tar.gz of what is committed'
 	@echo 'make vm            a shell in that kernel'
 	@echo 'make fuzz          random requests to both handlers until an answer differs; SEED=N: these again'
 	@echo 'make fuzz-host     fuzz the logic of the module on this host; SECONDS=60: for how long'
 	@echo 'make miri          the tests on this host in Miri, if rustup has a nightly one'
 	@echo 'make lint          rustfmt, clippy, checkpatch, shellcheck, and where unsafe may be'
+	@echo 'make check-patches do the kernel patches apply, to 7.2 and 7.3, please checkpatch, compile one by one?'
+	@echo 'make series       boot a kernel with the first of patches/, with the first two, ..., and test each'
 	@echo 'make fmt           format the Rust code'
 	@echo 'make clean         remove what was built here'
 	@echo 'make clean-cache   remove the kernels and tools from the cache'
@@ -41,8 +49,20 @@ kernel:
 module:
 	@scripts/module $(FLAVOUR)
 
+stock:
+	@STOCK="$(STOCK)" scripts/module stock
+
+install-stock: cli
+	@scripts/install $(STOCK)
+
+uninstall:
+	@scripts/install --remove
+
 cli:
 	@scripts/cargo build --release --workspace
+
+dist:
+	@scripts/dist
 
 vm: cli
 	@scripts/vm --kernel $(FLAVOUR)
@@ -56,6 +76,15 @@ test:
 soak:
 	@scripts/soak $(HOURS)
 
+fixed:
+	@scripts/fixed
+
+bench:
+	@scripts/bench
+
+bench-quick:
+	@scripts/bench --quick
+
 fuzz: cli
 	@scripts/vm --kernel $(FLAVOUR) --timeout 1000000 -- \
 		env XFRM_NEXT_FUZZ="$(SEED) all" selftests/migrate_compare.py
@@ -68,6 +97,12 @@ miri:
 
 lint:
 	@scripts/lint
+
+check-patches:
+	@scripts/check-patches
+
+series:
+	@scripts/series
 
 fmt:
 	@scripts/lint --fix
