@@ -36,8 +36,7 @@ XOR, ACTIVE_BACKUP, ROUND_ROBIN, LACP = 2, 1, 0, 4
 LAYER2, LAYER34 = 0, 1
 RTM_DELLINK, IFLA_MASTER = 17, 10
 BOND_MODE, BOND_MIIMON, BOND_HASH, BOND_LACP_RATE, BOND_AD_PRIO = 1, 3, 14, 21, 24
-SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40
-SIOCETHTOOL, GFEATURES, SFEATURES, GSTRINGS = 0x8946, 0x3a, 0x3b, 0x1b
+SIOCETHTOOL, GLINK, GSTRINGS, GFEATURES, SFEATURES = 0x8946, 0xa, 0x1b, 0x3a, 0x3b
 
 
 def link(ns, name, *pairs, up=None, flags=0, kind=RTM_NEWLINK):
@@ -165,13 +164,13 @@ class Bonded(contextlib.ExitStack):
     def links(self):
         """Waits until the bond sends by all of its slaves, if it has any, and has told that."""
         ktap.wait(lambda: all(map(self.usable, self.ports)), "links", 60)
-        # A worker tells of the bond's own link, which is an event of the bond.
-        ktap.wait(lambda: self.running() or not self.ports, "the bond runs")
+        ktap.wait(lambda: self.linked() or not self.ports, "the bond's own link")
 
-    def running(self):
+    def linked(self):
+        """Whether the bond has a link. What a worker would tell of that later, as an event of
+        the bond, is told before this returns."""
         with self.a.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            request = fcntl.ioctl(s, SIOCGIFFLAGS, struct.pack("16s16x", BOND.encode()))
-        return bool(struct.unpack("=16xH14x", request)[0] & IFF_RUNNING)
+            return bool(struct.unpack("=4xI", _ethtool(s, BOND, struct.pack("=I4x", GLINK)))[0])
 
     def proc(self):
         with self.a.inside(), open(f"/proc/thread-self/net/bonding/{BOND}") as f:
