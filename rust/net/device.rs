@@ -183,3 +183,39 @@ impl kernel::fmt::Display for Name {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[kernel::macros::kunit_tests(xfrm_next_device)]
+mod tests {
+    use super::*;
+    use kernel::{prelude::*, str::CString};
+
+    #[test]
+    fn esp_is_a_set() {
+        let all = Esp::of(u64::MAX);
+        // SAFETY: It returns a constant.
+        let ciphers = Esp::of(unsafe { raw::xfrm_next_hw_esp_feature() });
+        let rest = all - ciphers;
+        assert!(all.offloads() && ciphers.offloads() && !rest.offloads());
+        assert!(!rest.is_none() && (rest - all).is_none());
+        assert!(all.contains(rest) && !rest.contains(all) && rest.contains(Esp::NONE));
+        assert!((rest | ciphers) == all);
+    }
+
+    #[test]
+    fn other_features_do_not_count() {
+        // SAFETY: It returns a constant.
+        let all = unsafe { raw::xfrm_next_esp_features() };
+        assert!(Esp::of(!all).is_none());
+    }
+
+    #[test]
+    fn names_end_where_they_end() -> Result {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(b"eth0");
+        for (bytes, text) in [(bytes, c"eth0"), ([b'x'; 16], c"xxxxxxxxxxxxxxxx")] {
+            let shown = CString::try_from_fmt(fmt!("{}", Name(bytes)))?;
+            assert_eq!(&*shown, text);
+        }
+        Ok(())
+    }
+}

@@ -37,6 +37,13 @@ impl Namespace {
         unsafe { &*ptr.cast() }
     }
 
+    /// Borrows the first one, which never ends.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn first() -> &'static Self {
+        // SAFETY: It is always there, and was before any module came.
+        unsafe { Self::from_raw(&raw mut raw::init_net) }
+    }
+
     /// For functions of the kernel.
     pub(crate) fn as_ptr(&self) -> *mut raw::net {
         self.0.get()
@@ -242,5 +249,65 @@ impl<T: PerNamespace> PinnedDrop for Registration<T> {
         // SAFETY: By the type invariant it is registered. Nobody has borrowed
         // data any more, since that borrows us.
         unsafe { raw::unregister_pernet_subsys(self.ops.get()) }
+    }
+}
+
+#[kernel::macros::kunit_tests(xfrm_next_namespace)]
+mod tests {
+    use super::*;
+
+    static SLOT: Slot = Slot::new();
+    /// How many there are.
+    static DATA: Atomic<i32> = Atomic::new(0);
+
+    struct Data {
+        of: *const Namespace,
+    }
+
+    // SAFETY: The pointer is only compared.
+    unsafe impl Send for Data {}
+    // SAFETY: As above.
+    unsafe impl Sync for Data {}
+
+    impl Drop for Data {
+        fn drop(&mut self) {
+            DATA.fetch_sub(1, ordering::Relaxed);
+        }
+    }
+
+    impl PerNamespace for Data {
+        fn slot() -> &'static Slot {
+            &SLOT
+        }
+
+        fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
+            DATA.fetch_add(1, ordering::Relaxed);
+            Ok(Self { of: net })
+        }
+    }
+
+    #[test]
+    fn data_are_there_while_registered() -> Result {
+        let registration = KBox::pin_init(Registration::<Data>::new(), GFP_KERNEL)?;
+        let first = Namespace::first();
+        assert!(core::ptr::eq(registration.get(first).of, first));
+        assert!(DATA.load(ordering::Relaxed) > 0);
+
+        drop(registration);
+        assert_eq!(DATA.load(ordering::Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_slot_is_for_one_registration() -> Result {
+        let registration = KBox::pin_init(Registration::<Data>::new(), GFP_KERNEL)?;
+        let second = KBox::pin_init(Registration::<Data>::new(), GFP_KERNEL);
+        assert_eq!(second.err(), Some(EBUSY));
+        assert!(DATA.load(ordering::Relaxed) > 0);
+
+        drop(registration);
+        KBox::pin_init(Registration::<Data>::new(), GFP_KERNEL)?;
+        assert_eq!(DATA.load(ordering::Relaxed), 0);
+        Ok(())
     }
 }

@@ -105,3 +105,37 @@ impl Attributes<'_> {
         }
     }
 }
+
+#[kernel::macros::kunit_tests(xfrm_next_netlink)]
+mod tests {
+    use super::*;
+    use core::ptr;
+
+    #[repr(C)]
+    struct Attribute {
+        header: raw::nlattr,
+        payload: [u8; 4],
+    }
+
+    #[test]
+    fn payloads_by_type() {
+        let mut attribute = Attribute {
+            header: raw::nlattr {
+                nla_len: 7,
+                nla_type: 1,
+            },
+            payload: [1, 2, 3, 0xff],
+        };
+        let mut table = [ptr::null_mut(), (&raw mut attribute).cast()];
+        // INVARIANT: The second of two is an attribute of which 7 bytes can be read.
+        let attributes = Attributes {
+            table: table.as_mut_ptr(),
+            count: table.len(),
+            _message: PhantomData,
+        };
+        assert_eq!(attributes.payload(0), None);
+        assert_eq!(attributes.payload(1), Some(&[1u8, 2, 3][..]));
+        assert_eq!(attributes.payload(2), None);
+        assert_eq!(attributes.payload(u16::MAX), None);
+    }
+}

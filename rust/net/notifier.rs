@@ -245,3 +245,100 @@ impl PinnedDrop for Block {
         unsafe { raw::unregister_netdevice_notifier(self.block.get()) };
     }
 }
+
+#[kernel::macros::kunit_tests(xfrm_next_notifier)]
+mod tests {
+    use super::*;
+    use crate::net::{bonding::Bond, Namespace};
+    use kernel::{
+        str::CString,
+        sync::{
+            atomic::{ordering, Atomic},
+            Arc,
+        },
+    };
+
+    /// What has been told of the loopback device of the first namespace, which is
+    /// always there.
+    struct Seen {
+        appears: Atomic<i32>,
+        goes: Atomic<i32>,
+    }
+
+    struct Watcher(Arc<Seen>);
+
+    impl Watch for Watcher {
+        fn event(
+            &self,
+            rtnl: &Rtnl,
+            device: &Device,
+            event: Event<'_>,
+            _extack: &mut ExtAck<'_>,
+        ) -> Result {
+            if device.ifindex() != 1 || !core::ptr::eq(device.net(), Namespace::first()) {
+                return Ok(());
+            }
+            match event {
+                Event::Appears => {
+                    let name = CString::try_from_fmt(fmt!("{}", device.name(rtnl)))?;
+                    let alone = rtnl.master(device).is_none()
+                        && rtnl.lowers(device).next().is_none()
+                        && Bond::of(device).is_none();
+                    let seen = i32::from(&*name == c"lo" && alone);
+                    self.0.appears.fetch_add(seen, ordering::Relaxed);
+                }
+                Event::Goes => {
+                    self.0.goes.fetch_add(1, ordering::Relaxed);
+                }
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn devices_come_and_go_with_the_registration() -> Result {
+        let seen = Arc::new(
+            Seen {
+                appears: Atomic::new(0),
+                goes: Atomic::new(0),
+            },
+            GFP_KERNEL,
+        )?;
+        let told = || {
+            (
+                seen.appears.load(ordering::Relaxed),
+                seen.goes.load(ordering::Relaxed),
+            )
+        };
+        let watch = Registration::new(Watcher(seen.clone()));
+        let registration = KBox::pin_init(watch, GFP_KERNEL)?;
+        assert_eq!(told(), (1, 0));
+        drop(registration);
+        assert_eq!(told(), (1, 1));
+        Ok(())
+    }
+
+    struct Objector;
+
+    impl Watch for Objector {
+        fn event(
+            &self,
+            _rtnl: &Rtnl,
+            _device: &Device,
+            event: Event<'_>,
+            _extack: &mut ExtAck<'_>,
+        ) -> Result {
+            match event {
+                Event::Appears => Err(EPERM),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn who_objects_is_not_registered() {
+        let registration = KBox::pin_init(Registration::new(Objector), GFP_KERNEL);
+        assert_eq!(registration.err(), Some(EPERM));
+    }
+}

@@ -121,3 +121,28 @@ impl PinnedDrop for Int {
         unsafe { raw::unregister_net_sysctl_table(self.header) }
     }
 }
+
+#[kernel::macros::kunit_tests(xfrm_next_sysctl)]
+mod tests {
+    use super::*;
+
+    static LIMIT: Definition = Definition {
+        directory: c"net/xfrm_next_kunit",
+        name: c"limit",
+        default: 3,
+        min: 1,
+        max: 5,
+    };
+
+    #[test]
+    fn has_its_default_each_time() -> Result {
+        for _ in 0..2 {
+            let limit = KBox::pin_init(Int::new(Namespace::first(), &LIMIT), GFP_KERNEL)?;
+            assert_eq!(limit.get(), 3);
+            // SAFETY: The value is initialized; it is written as the kernel does.
+            unsafe { limit.value.get().write_volatile(5) };
+            assert_eq!(limit.get(), 5);
+        }
+        Ok(())
+    }
+}

@@ -251,3 +251,90 @@ pub fn message(state: &State, portid: u32, seq: u32) -> Result<Message> {
     }
     Ok(message)
 }
+
+#[kernel::macros::kunit_tests(xfrm_next_larval)]
+mod tests {
+    use super::*;
+    use crate::xfrm::{lookup, uapi};
+
+    const ID: Id = Id {
+        daddr: Address([192, 0, 2, 99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        spi: [0x5a, 0xa5, 0x5a, 0xa5],
+        family: uapi::AF_INET,
+        proto: uapi::IPPROTO_ESP,
+        pad: 0,
+    };
+
+    fn wanted(reqid: u32) -> Wanted {
+        Wanted {
+            id: ID,
+            saddr: Address([192, 0, 2, 98, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            seq: 0,
+            mode: 0,
+            reqid,
+            mark: Mark::default(),
+            if_id: 0,
+            pcpu_num: u32::MAX,
+        }
+    }
+
+    /// Deletes an SA in the end, also if the test fails.
+    struct Deleted(ARef<State>);
+
+    impl Drop for Deleted {
+        fn drop(&mut self) {
+            // SAFETY: The SA is valid.
+            unsafe { raw::xfrm_state_delete(self.0.as_ptr()) };
+        }
+    }
+
+    fn make(reqid: u32) -> Result<Deleted> {
+        let state = find_or_make(Namespace::first(), &wanted(reqid)).ok_or(ENOMEM)?;
+        Ok(Deleted(state))
+    }
+
+    #[test]
+    fn one_for_each_that_is_wanted() -> Result {
+        let net = Namespace::first();
+        let (one, other) = (make(1)?, make(2)?);
+        assert!(!core::ptr::eq(&*one.0, &*other.0));
+        assert!(core::ptr::eq(&*one.0, &*make(1)?.0));
+        // The line above has deleted it.
+        let (dead, others) = (one.0.lock().is_dead(), other.0.lock().is_dead());
+        assert_eq!((dead, others), (true, false));
+        assert!(core::ptr::eq(other.0.net(), net));
+        assert!(other.0.snapshot().larval);
+        Ok(())
+    }
+
+    #[test]
+    fn found_by_its_spi_once_it_has_one() -> Result {
+        let net = Namespace::first();
+        let state = make(3)?;
+        assert!(!state.0.has_spi());
+        assert!(lookup::find(net, &ID, 0, |_| true).is_none());
+
+        // A test that fails ends at once, so not under locks.
+        let (before, after, listed, len) = {
+            let locked = state.0.lock();
+            let table = Table::lock(net);
+            let before = table.with_id(&ID).count();
+            locked.give_spi(ID.spi, &table);
+            // It keeps the one that it has.
+            locked.give_spi([0xff; 4], &table);
+            let listed = table.iter().any(|other| core::ptr::eq(other, &*state.0));
+            (before, table.with_id(&ID).count(), listed, table.len())
+        };
+        assert_eq!((before, after, listed), (0, 1, true));
+        assert!(len > 0);
+        assert!(state.0.id() == ID);
+        let found = lookup::find(net, &ID, 0, |_| true);
+        assert!(found.is_some_and(|found| core::ptr::eq(&*found, &*state.0)));
+        assert!(lookup::find(net, &ID, 0, |other| other.mark().is_set()).is_none());
+        assert!(message(&state.0, 1, 2).is_ok());
+
+        drop(state);
+        assert!(lookup::find(net, &ID, 0, |_| true).is_none());
+        Ok(())
+    }
+}
