@@ -81,8 +81,14 @@ def nothing_is_received_twice():
 
 @defect(4)
 def an_sa_is_always_found():
+    """And who has found the old one gets on with it, by ours."""
     for _ in chances():
-        harmless(moved("migrate", Flood(), moves=MOVES // 5))
+        cost = moved("migrate", Flood(), moves=MOVES // 5)
+        equal((cost.acquires, cost.larval), (0, 0), "acquires, larval SAs")
+        missed = {"XfrmInNoStates", "XfrmOutNoStates"} & set(cost.counters)
+        equal(missed, set(), "lookups that have found none")
+        if handler.chosen() == RUST:
+            harmless(cost)
 
 
 @only(RUST)

@@ -90,6 +90,11 @@ def use(name):
     _current = name
 
 
+def chosen():
+    """The handler for the namespaces made from now on."""
+    return _current
+
+
 def mended():
     """Whether the chosen handler has no known defects."""
     return _current in MENDED
