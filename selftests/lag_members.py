@@ -41,7 +41,7 @@ def joins_with_all_sas():
             lag.join(lag.port())
             equal(lag.held(), [8, 8, 8], "SAs in each slave")
         lag.links()
-        plain, cipher = lag.wire(lambda: [lag.send(sa, 2) for sa in sas()[::2]])
+        plain, cipher = lag.wire(*((sa, 2) for sa in sas()[::2]))
         equal((sum(plain), sum(cipher)), (8, 0), "encrypted by hardware, by software")
 
 
@@ -122,7 +122,7 @@ def flaps_are_no_news():
                 ns.up(device, up)
                 equal(lag.held(), [8, 8], "SAs in each slave")
         lag.links()
-        plain, cipher = lag.wire(lambda: [lag.send(sa, 2) for sa in sas()[::2]])
+        plain, cipher = lag.wire(*((sa, 2) for sa in sas()[::2]))
         equal((plain, cipher), ([4, 4], [0, 0]), "encrypted by hardware, by software")
 
 
@@ -146,7 +146,7 @@ def silent_change_of_hash():
     with Bonded() as lag:
         lag.add()
         true(link(lag.a, BOND, options(policy=LAYER2, ad_prio=0)).errno, "refused")
-        plain, cipher = lag.wire(lambda: [lag.send(sa, 2) for sa in sas()[::2]])
+        plain, cipher = lag.wire(*((sa, 2) for sa in sas()[::2]))
         equal((sum(plain), sum(cipher)), (0, 8), "encrypted by hardware, by software")
         equal(lag.held(), [8, 8], "SAs in each slave")
         must(lag.a, BOND, options(miimon=20))

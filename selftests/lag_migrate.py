@@ -33,7 +33,7 @@ def is_replicated_again():
                 sa = moved(lag, sa, reqid=99)
             equal(lag.held(), [8, 8], "SAs in each slave")
             made[n] = sa
-        plain, cipher = lag.wire(lambda: [lag.send(sa, 2) for sa in made[::2]])
+        plain, cipher = lag.wire(*((sa, 2) for sa in made[::2]))
         equal((sum(plain), sum(cipher)), (8, 0), "encrypted by hardware, by software")
         for sa in made:
             equal(lag.nl.delete(sa).errno, 0, "deletion")
@@ -92,7 +92,7 @@ def refusal_changes_nothing():
         reply = lag.nl.migrate(migrate(out(0), dst="192.0.2.19"))
         equal(reply.verdict, (errno.ENOSPC, "netdevsim: No space for SA in Rx table!"), "answer")
         equal(lag.held(), [1, 33], "SAs in each slave")
-        plain, cipher = lag.wire(lambda: lag.send(out(0), 4))
+        plain, cipher = lag.wire((out(0), 4))
         equal((sum(plain), sum(cipher)), (4, 0), "encrypted by hardware, by software")
 
 
@@ -104,7 +104,7 @@ def follows_the_bond():
         sa = moved(lag, sa, 5)
         equal(lag.held(), [0, 0], "SAs in each slave")
         lag.protect(sa)
-        plain, cipher = lag.wire(lambda: lag.send(sa, 4))
+        plain, cipher = lag.wire((sa, 4))
         equal((sum(plain), sum(cipher)), (0, 4), "encrypted by hardware, by software")
 
 

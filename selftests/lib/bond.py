@@ -264,12 +264,20 @@ class Bonded(contextlib.ExitStack):
                 done += 1
         return done
 
-    def wire(self, send):
-        """What send() puts on the wires: ([plain on each], [encrypted on each])."""
-        taps = [self.tap(port) for port in self.ports]
-        send()
-        time.sleep(0.2)
-        return tuple(map(list, zip(*map(seen, taps))))
+    def wire(self, *sending):
+        """What comes out of the wires, of what send() is told to send by these arguments:
+        ([plain on each], [encrypted on each])."""
+        taps = [(self.tap(port), [0, 0]) for port in self.ports]
+        missing = sum(self.send(*words) for words in sending)
+        deadline = time.monotonic() + 2
+        while True:
+            time.sleep(0.1)
+            for tap, counts in taps:
+                for kind, number in enumerate(seen(tap)):
+                    counts[kind] += number
+                    missing -= number
+            if missing <= 0 or time.monotonic() > deadline:
+                return tuple(map(list, zip(*(counts for _, counts in taps))))
 
 
 def frames(tap):
