@@ -58,6 +58,7 @@ struct net *xfrm_next_dev_net(const struct net_device *dev);
 unsigned int xfrm_next_net_inum(const struct net *net);
 u64 xfrm_next_esp_features(void);
 u64 xfrm_next_hw_esp_feature(void);
+u64 xfrm_next_gso_esp_feature(void);
 void xfrm_next_netdev_lock_ops(struct net_device *dev);
 void xfrm_next_netdev_unlock_ops(struct net_device *dev);
 int xfrm_next_notifier_from_errno(int err);
@@ -83,6 +84,7 @@ void xfrm_next_state_lock(struct xfrm_state *x);
 void xfrm_next_state_unlock(struct xfrm_state *x);
 void xfrm_next_states_lock(struct net *net);
 void xfrm_next_states_unlock(struct net *net);
+bool xfrm_next_hash_is_own(void);
 struct hlist_head *xfrm_next_states_byspi(struct net *net,
 					  const xfrm_address_t *daddr,
 					  __be32 spi, u8 proto,

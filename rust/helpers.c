@@ -18,10 +18,45 @@
 #include <net/sock.h>
 #include <net/xfrm.h>
 
-#if !__has_include("xfrm_hash.h")
-#error "xfrm_next needs the kernel's full source: there is no net/xfrm/xfrm_hash.h"
-#endif
+#if __has_include("xfrm_hash.h")
+#define HASH_IS_OWN false
 #include "xfrm_hash.h"
+#else
+/*
+ * Packages for building modules leave out this header of the kernel's. What
+ * loads the module sees whether the kernel finds its SAs by the same hashes.
+ */
+#define HASH_IS_OWN true
+#include <linux/jhash.h>
+
+static u32 hash6(const xfrm_address_t *a)
+{
+	return jhash2((const u32 *)a->a6, ARRAY_SIZE(a->a6), 0);
+}
+
+static u32 __xfrm_spi_hash(const xfrm_address_t *daddr, __be32 spi, u8 proto,
+			   unsigned short family, unsigned int hmask)
+{
+	u32 h = family == AF_INET6 ? hash6(daddr) : ntohl(daddr->a4);
+
+	h ^= (__force u32)spi ^ proto;
+	return (h ^ h >> 10 ^ h >> 20) & hmask;
+}
+
+static u32 __xfrm_dst_hash(const xfrm_address_t *daddr,
+			   const xfrm_address_t *saddr, u32 reqid,
+			   unsigned short family, unsigned int hmask)
+{
+	u32 h;
+
+	if (family == AF_INET6)
+		h = hash6(daddr) ^ hash6(saddr);
+	else
+		h = swab32((__force u32)daddr->a4 + (__force u32)saddr->a4);
+	h ^= family ^ reqid;
+	return (h ^ h >> 16) & hmask;
+}
+#endif
 
 #include "helpers.h"
 
@@ -131,6 +166,11 @@ u64 xfrm_next_hw_esp_feature(void)
 	return NETIF_F_HW_ESP;
 }
 
+u64 xfrm_next_gso_esp_feature(void)
+{
+	return NETIF_F_GSO_ESP;
+}
+
 void xfrm_next_netdev_lock_ops(struct net_device *dev)
 {
 	netdev_lock_ops(dev);
@@ -230,6 +270,11 @@ void xfrm_next_states_lock(struct net *net)
 void xfrm_next_states_unlock(struct net *net)
 {
 	spin_unlock_bh(&net->xfrm.xfrm_state_lock);
+}
+
+bool xfrm_next_hash_is_own(void)
+{
+	return HASH_IS_OWN;
 }
 
 struct hlist_head *xfrm_next_states_byspi(struct net *net,

@@ -8,11 +8,15 @@ import shutil
 import subprocess
 
 from lib import ktap, xfrm
-from lib.bond import ACTIVE_BACKUP, BOND, LACP, LAYER2, LAYER34, XOR, Bonded, in_, out, sas
+from lib.bond import ACTIVE_BACKUP, BOND, LACP, LAYER2, LAYER34, XOR, Bonded, feature, in_, out, sas
 from lib.handler import NEITHER
 from lib.ktap import equal
 from lib.netlink import attrs
 from lib.netns import Netns
+
+
+# What a device can do of ESP; the ciphers are the last to go.
+FEATURES = "tx-esp-segmentation", "esp-tx-csum-hw-offload", "esp-hw-offload"
 
 
 def off_until_asked_for():
@@ -35,10 +39,22 @@ def one_that_cannot_is_reason_enough():
     with Bonded(slaves=2, esp=False) as lag:
         lag.a.dummy("dummy0")
         equal(lag.try_join("dummy0").verdict, (0, None), "a slave that can't, while ESP is off")
-        for port in lag.ports:
-            lag.esp(False, port.name)
-        lag.esp(True)
-        equal(lag.all_esp(), [False] * 3, "ESP of bond and slaves")
+        # Of what is left, with the ciphers off, nobody hears.
+        for wishes in ("esp-hw-offload",), FEATURES:
+            for port in lag.ports:
+                for wish in wishes:
+                    feature(lag.a, port.name, wish, False)
+            lag.esp(True)
+            equal(lag.all_esp(), [False] * 3, "ESP of bond and slaves")
+
+
+def segments_are_made_before():
+    """By the bond: its slaves may differ in what they can segment."""
+    with Bonded() as lag:
+        lag.add()
+        equal(feature(lag.a, BOND, "tx-esp-segmentation", True), False, "tx-esp-segmentation")
+        equal(lag.all_esp(), [True] * 3, "ESP of bond and slaves")
+        both_paths(lag)
 
 
 def each_slave_holds_each_sa():
@@ -180,7 +196,7 @@ def once_each():
         both_paths(lag)
         lag.nl.flush()
         equal(lag.held(), [0, 0], "SAs in each slave after a flush")
-        lag.new(out(0, lft=xfrm.limits(hard_add=1)))
+        lag.new(out(0, lft=xfrm.limits(hard_add=3)))
         equal(lag.held(), [1, 1], "SAs in each slave")
         ktap.wait(lambda: lag.held() == [0, 0] and not lag.nl.count(), "its time is over")
 
@@ -233,6 +249,7 @@ def shown():
 if __name__ == "__main__":
     ktap.main([
         off_until_asked_for, asking_asks_the_slaves, one_that_cannot_is_reason_enough,
+        segments_are_made_before,
         each_slave_holds_each_sa, each_slave_has_a_handle_of_its_own, packets_take_both_slaves,
         packets_take_both_slaves_of_802_3ad, without_slaves, software_while_off,
         software_with_another_hash, software_once_a_slave_has_stopped,

@@ -9,7 +9,7 @@
 //! Changing features causes events, which come back here: so what the bond does is
 //! noted before anything is changed, and nothing is done about what is known.
 
-use super::{lag::Lag, verdict};
+use super::{lag::Lag, replica::MAX_SLAVES, verdict};
 use crate::{
     net::{device::Esp, Device, Rtnl},
     xfrm::{lower::Installed, upper::Upper},
@@ -20,16 +20,26 @@ use kernel::{prelude::*, sync::aref::ARef};
 pub fn of_bond(rtnl: &Rtnl, bond: &Upper<Lag>) {
     let device = bond.device();
     let now = verdict::shared_esp(device);
+    let unfit = now.segmentation();
+    if !unfit.is_none() {
+        let name = device.name(rtnl);
+        pr_warn!("{name}: no tx-esp-segmentation, its slaves may differ in what they segment\n");
+        // This comes back here.
+        return device.want_esp(rtnl, Esp::NONE, unfit);
+    }
     let before = core::mem::replace(&mut bond.lock().data().esp, now);
     if before.contains(now) {
         return;
     }
     if let Err((slave, enabled)) = enable_all(rtnl, device, now) {
+        // First the bond: its slaves' events, with their locks held, would find it
+        // doing more than is noted, and ask them for that.
         bond.lock().data().esp = before;
+        device.want_esp(rtnl, Esp::NONE, now - before);
         for (slave, borrowed) in enabled {
             disable(rtnl, &slave, borrowed);
         }
-        device.want_esp(rtnl, Esp::NONE, now - before);
+        bond.lock().data().esp = verdict::shared_esp(device);
         let name = device.name(rtnl);
         match slave {
             Some(slave) => {
@@ -74,13 +84,13 @@ type Enabled = KVec<(ARef<Device>, Esp)>;
 /// it isn't for want of memory, and what has been asked of the others.
 fn enable_all(rtnl: &Rtnl, bond: &Device, esp: Esp) -> Result<(), (Option<ARef<Device>>, Enabled)> {
     let mut enabled = KVec::new();
-    for slave in rtnl.lowers(bond) {
+    for (n, slave) in rtnl.lowers(bond).enumerate() {
         if enabled.reserve(1, GFP_KERNEL).is_err() {
             return Err((None, enabled));
         }
         let borrowed = enable(rtnl, slave, esp);
         let _ = enabled.push_within_capacity((slave.into(), borrowed));
-        if !Installed::is_possible(slave) || !slave.esp().contains(esp) {
+        if n >= MAX_SLAVES || !Installed::is_possible(slave) || !slave.esp().contains(esp) {
             return Err((Some(slave.into()), enabled));
         }
     }

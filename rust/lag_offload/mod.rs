@@ -39,7 +39,11 @@ use crate::{
 use kernel::{
     debugfs, new_mutex,
     prelude::*,
-    sync::{Arc, Mutex},
+    sync::{
+        atomic::{ordering, Atomic},
+        Arc, Mutex,
+    },
+    time::{delay::fsleep, Delta},
 };
 use lag::Lag;
 use show::Shown;
@@ -47,14 +51,14 @@ use show::Shown;
 /// Offloading for bonds; dropping it gives them back to their driver.
 #[pin_data]
 pub struct Service {
-    // Dropped in this order: nobody looks, no events; then bonds are given back
-    // that couldn't be before, and nobody is in our text any more.
+    // Dropped in this order: nobody looks; bonds are given back, whose slaves are
+    // watched to the end; no events; and nobody is in our text any more.
     #[pin]
     shown: debugfs::File<Shown>,
     _directory: debugfs::Dir,
+    _closing: Closing,
     #[pin]
     notifier: Registration<Watcher>,
-    bonds: Arc<Bonds>,
     _exit: upper_calls::Exit,
     _freed: RcuBarrier,
 }
@@ -66,11 +70,12 @@ impl Service {
             let bonds = Arc::pin_init(Bonds::new(), GFP_KERNEL)?;
             let shown = Shown(bonds.clone());
             let watcher = Watcher(bonds.clone());
+            let closing = Closing(bonds);
             let directory = debugfs::Dir::new(c"xfrm_next");
             Ok(try_pin_init!(Self {
                 _freed: RcuBarrier,
                 _exit: upper_calls::Exit,
-                bonds,
+                _closing: closing,
                 notifier <- Registration::new(watcher),
                 shown <- directory.read_only_file(c"lag", shown),
                 _directory: directory.clone(),
@@ -79,18 +84,46 @@ impl Service {
     }
 }
 
+/// Gives all bonds back when it is dropped, and takes none any more.
+struct Closing(Arc<Bonds>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        while !self.0.close(&Rtnl::lock()) {
+            // An SA is on its way to where it can be flushed.
+            fsleep(Delta::from_millis(10));
+        }
+    }
+}
+
 /// The bonds that have been taken over.
 #[pin_data]
 struct Bonds {
     #[pin]
     list: Mutex<KVec<Takeover<Lag>>>,
+    closed: Atomic<bool>,
 }
 
 impl Bonds {
     fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             list <- new_mutex!(KVec::new(), "xfrm_next_bonds"),
+            closed: Atomic::new(false),
         })
+    }
+
+    /// Takes no more bonds, and gives those back that have no SAs; whether that were all.
+    fn close(&self, rtnl: &Rtnl) -> bool {
+        self.closed.store(true, ordering::Relaxed);
+        let all: usize = self.list.lock().len();
+        for _ in 0..all {
+            let oldest = self.list.lock().remove(0);
+            // As in `give_back`.
+            if let Ok(Err(busy)) = oldest.map(|taken| taken.give_back(rtnl)) {
+                let _ = self.list.lock().push_within_capacity(busy);
+            }
+        }
+        self.list.lock().is_empty()
     }
 
     fn find(&self, device: &Device) -> Option<Arc<Upper<Lag>>> {
@@ -102,7 +135,8 @@ impl Bonds {
     /// Takes a bond over, with the slaves that it has.
     fn take(&self, rtnl: &Rtnl, device: &Device) -> Result {
         let mut list = self.list.lock();
-        if list.iter().any(|taken| taken.upper().device().is(device)) {
+        let known = list.iter().any(|taken| taken.upper().device().is(device));
+        if known || self.closed.load(ordering::Relaxed) {
             return Ok(());
         }
         list.reserve(1, GFP_KERNEL)?;

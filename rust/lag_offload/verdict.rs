@@ -24,6 +24,8 @@ pub enum Reason {
     Hash,
     /// The administrator hasn't asked for it, or a slave can't.
     Off,
+    /// The bond leaves it to devices to segment packets of ESP, for a moment.
+    Segmentation,
 }
 
 impl fmt::Display for Reason {
@@ -33,6 +35,7 @@ impl fmt::Display for Reason {
             Self::Mode => "the mode is neither 802.3ad nor balance-xor",
             Self::Hash => "xmit_hash_policy is not layer3+4",
             Self::Off => "esp-hw-offload of the bond is off",
+            Self::Segmentation => "tx-esp-segmentation of the bond is on",
         })
     }
 }
@@ -53,8 +56,15 @@ pub fn obstacle(bond: Bond<'_>) -> Option<Reason> {
 }
 
 /// Says why new SAs of a bond are not ours, if so. Any context.
+///
+/// Segments are made before ESP. A slave that doesn't segment all that the bond does
+/// would have it done by software, after the packet has been given its number: the
+/// segments, all with that number, would be encrypted with one nonce.
 pub fn reason(device: &Device, bond: Bond<'_>) -> Option<Reason> {
-    obstacle(bond).or((!device.esp().offloads()).then_some(Reason::Off))
+    let esp = device.esp();
+    obstacle(bond)
+        .or((!esp.offloads()).then_some(Reason::Off))
+        .or((!esp.segmentation().is_none()).then_some(Reason::Segmentation))
 }
 
 /// What the bond does of ESP by having all its slaves do it.

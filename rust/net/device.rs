@@ -138,6 +138,12 @@ impl Esp {
         self.0 & unsafe { raw::xfrm_next_hw_esp_feature() } != 0
     }
 
+    /// Returns what of it is `NETIF_F_GSO_ESP`: segmenting before the ciphers.
+    pub fn segmentation(self) -> Self {
+        // SAFETY: It returns a constant.
+        Self(self.0 & unsafe { raw::xfrm_next_gso_esp_feature() })
+    }
+
     /// Whether all of `other` is in it.
     pub fn contains(self, other: Self) -> bool {
         other.0 & !self.0 == 0
@@ -195,6 +201,8 @@ mod tests {
         // SAFETY: It returns a constant.
         let ciphers = Esp::of(unsafe { raw::xfrm_next_hw_esp_feature() });
         let rest = all - ciphers;
+        let segmentation = all.segmentation();
+        assert!(!segmentation.is_none() && rest.contains(segmentation) && rest != segmentation);
         assert!(all.offloads() && ciphers.offloads() && !rest.offloads());
         assert!(!rest.is_none() && (rest - all).is_none());
         assert!(all.contains(rest) && !rest.contains(all) && rest.contains(Esp::NONE));

@@ -121,8 +121,9 @@ impl<W: Watch> Registration<W> {
     pub fn new(watch: W) -> impl PinInit<Self, Error> {
         pin_init!(Self {
             watch,
-            last <- Block::new(Self::last, c_int::MIN),
+            // No features change unseen of what has been told to have appeared.
             first <- Block::new(Self::first, c_int::MAX),
+            last <- Block::new(Self::last, c_int::MIN),
         }? Error)
     }
 

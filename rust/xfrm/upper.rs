@@ -30,7 +30,7 @@
 
 use super::{
     lower::Sa,
-    upper_calls::{upper_priv, Callbacks},
+    upper_calls::{drop_later, upper_priv, Callbacks},
 };
 use crate::{
     net::{
@@ -266,7 +266,7 @@ impl<T: Ops> Takeover<T> {
             }),
             GFP_KERNEL,
         )?;
-        set_ops(device, &this.ops);
+        set_ops(device, Arc::as_ptr(&this).cast());
         Ok(Self(this))
     }
 
@@ -276,7 +276,7 @@ impl<T: Ops> Takeover<T> {
     }
 
     /// Takes no more SAs, flushes if there are any and, if none is left, gives the
-    /// device back. Sleeps.
+    /// device back. Sleeps. A reference to the device is given up later.
     ///
     /// Otherwise an SA is on its way to where it can be flushed, or to its end:
     /// try again after a while.
@@ -298,16 +298,10 @@ impl<T: Ops> Takeover<T> {
             }
             set_ops(self.0.device(), self.0.original);
         }
-        // Whoever has found us by the device's operations is done: under RCU, or as
-        // a task that doesn't sleep between reading the table and calling.
-        // SAFETY: Both may be called wherever one may sleep.
-        unsafe {
-            raw::xfrm_next_synchronize_rcu();
-            raw::xfrm_next_synchronize_rcu_tasks();
-        }
         // SAFETY: `self` is forgotten, so it is dropped once.
-        drop(unsafe { ptr::read(&self.0) });
+        let this = unsafe { ptr::read(&self.0) };
         mem::forget(self);
+        drop_later(this);
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use crate::{
 };
 use core::{marker::PhantomData, mem};
 use kernel::{
+    alloc::flags::GFP_KERNEL,
     error::from_result,
     ffi::{c_int, c_ulong},
     sync::{
@@ -26,6 +27,7 @@ use kernel::{
         rcu, Arc,
     },
     time::{delay::fsleep, Delta},
+    workqueue,
 };
 
 /// Waits, when it is dropped, until nobody is in our operations any more; all
@@ -66,6 +68,29 @@ impl Drop for Sleeper {
     fn drop(&mut self) {
         SLEEPERS.fetch_sub(1, ordering::Release);
     }
+}
+
+/// Gives a reference up when whoever has found it by operations that aren't the device's
+/// any more is done: under RCU, or as a task that doesn't sleep between reading the
+/// operations and calling. May sleep, but doesn't wait if there is memory to do it later.
+pub(super) fn drop_later<T: Send + Sync + 'static>(this: Arc<T>) {
+    let wait = || {
+        // SAFETY: Both may be called wherever one may sleep.
+        unsafe {
+            raw::xfrm_next_synchronize_rcu();
+            raw::xfrm_next_synchronize_rcu_tasks();
+        }
+    };
+    let (same, sleeper) = (this.clone(), Sleeper::new());
+    let later = workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+        wait();
+        drop(same);
+        drop(sleeper);
+    });
+    if later.is_err() {
+        wait();
+    }
+    drop(this);
 }
 
 /// What is behind `upper_priv` of an SA whose device is an [`Upper`].
