@@ -45,6 +45,7 @@ impl kernel::InPlaceModule for XfrmNext {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
             let signatures = Signatures::read()?;
+            xfrm::hashes::check()?;
             Ok(try_pin_init!(Self {
                 migrate_state <- migrate_state::Service::new(&signatures),
                 spi <- spi::Service::new(&signatures),
@@ -56,6 +57,9 @@ impl kernel::InPlaceModule for XfrmNext {
                         env!("XFRM_NEXT_VERSION"),
                         env!("XFRM_NEXT_KERNEL"),
                     );
+                    if cfg!(not(XFRM_NEXT_LAG)) {
+                        pr_info!("bonds are left alone: this kernel has no handles for lower devices\n");
+                    }
                 },
             }))
         })

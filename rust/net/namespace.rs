@@ -37,9 +37,8 @@ impl Namespace {
         unsafe { &*ptr.cast() }
     }
 
-    /// Borrows the first one, which never ends.
-    #[cfg(CONFIG_KUNIT = "y")]
-    pub(crate) fn first() -> &'static Self {
+    /// Returns the first one, which never ends.
+    pub fn first() -> &'static Self {
         // SAFETY: It is always there, and was before any module came.
         unsafe { Self::from_raw(&raw mut raw::init_net) }
     }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | serve requests, send messages | [`migrate_state`], [`spi`]; [`messages`], [`uapi`]; `layout` checks the last |
 //! | read and lock an SA | [`state`], [`snapshot`] |
-//! | find SAs | [`lookup`], `tables`; [`arrivals`]: hear of each; [`larval`]: those without keys |
+//! | find SAs | [`lookup`], `tables`, [`hashes`]; [`arrivals`]: hear of each; [`larval`]: those without keys |
 //! | put a new SA into the place of an old one | [`new_state`], `tables` |
 //! | let packets in flight finish on the old one | [`retired`], `in_flight`, `replay` |
 //! | offload | `lower`: a NIC's driver; `upper`, `upper_calls`: being that of a bond |
@@ -19,6 +19,7 @@
 //! C header: `include/net/xfrm.h`
 
 pub mod arrivals;
+pub mod hashes;
 mod in_flight;
 pub mod larval;
 mod layout;
