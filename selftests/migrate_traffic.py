@@ -151,6 +151,26 @@ def connected_socket_goes_on():
             two.migrate(end)
 
 
+def connected_socket_gets_the_sa_that_fits_now():
+    """It has cached the route through one SA, and another one takes its selector, in place."""
+    other = hosts.selector(xfrm.AF_INET)
+    with Hosts() as two:
+        two.sa(SA(*V4, SPI, mode=xfrm.TUNNEL, reqid=5))
+        sender, receiver = two.sockets()
+
+        def sent_by(sa):
+            before = two.a.xfrm.get(sa)["cur.packets"]
+            sender.send(b"x")
+            receiver.recv(9)
+            return two.a.xfrm.get(sa)["cur.packets"] - before
+        second = two.a.xfrm.new(two.out.but(
+            spi=SPI + 1, sel=xfrm.replace(other, dport=9)))
+        two.b.xfrm.new(two.in_.but(spi=SPI + 1))
+        equal(sent_by(two.out), 1, "packets by the one that fits")
+        equal(two.a.xfrm.migrate(xfrm.migrate(second, sel=other)).errno, 0, "answer")
+        equal(sent_by(second), 1, "packets by the newer one of two that fit")
+
+
 def waiting_traffic_gets_the_migrated_sa():
     """An ACQUIRE and its larval SA are answered by the SA that moves there."""
     with Hosts() as two:
@@ -268,7 +288,8 @@ def extended_replay_window():
 if __name__ == "__main__":
     ktap.main(KINDS + [
         ctr_transport, ctr_tunnel, round_trip_of_one_end_only,
-        connected_socket_goes_on, waiting_traffic_gets_the_migrated_sa,
+        connected_socket_goes_on, connected_socket_gets_the_sa_that_fits_now,
+        waiting_traffic_gets_the_migrated_sa,
         keepalives_come_from_the_new_address,
         udp_encapsulation_of_ipv4, udp_encapsulation_of_ipv6, udp_encapsulation_is_inherited,
         extended_numbers_wrap, plain_replay_window, extended_replay_window])

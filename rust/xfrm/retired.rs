@@ -21,7 +21,7 @@
 
 use super::{
     in_flight::{Overflow, Recheck},
-    tables::uncache,
+    tables::{outdate_routes, uncache},
     State,
 };
 use crate::{
@@ -163,7 +163,8 @@ struct Burial {
     rcu: UnsafeCell<MaybeUninit<raw::callback_head>>,
     /// Since when nobody finds the SA in the tables; RCU's callbacks alone use it.
     since: Cell<Option<Instant<Monotonic>>>,
-    /// The SA, with the reference that the tables had.
+    /// The SA. It keeps the reference that the tables had until it is dead: somebody
+    /// who found it there may delete it, and gives that reference up then.
     old: ARef<State>,
     new: ARef<State>,
     /// Where it is counted.
@@ -180,22 +181,20 @@ impl Grave {
     ///
     /// # Safety
     ///
-    /// `old` is in the tables, and locked until it has been taken out of them and
-    /// retired. Their reference to it is the burial's then.
-    pub(super) unsafe fn succeed(self, old: NonNull<State>, new: ARef<State>) -> Named {
+    /// `old` is locked until it has been taken out of the tables and retired.
+    pub(super) unsafe fn succeed(self, old: &State, new: ARef<State>) -> Named {
         self.unburied.count.fetch_add(1, ordering::Relaxed);
         let burial = Burial {
             rcu: UnsafeCell::new(MaybeUninit::uninit()),
             since: Cell::new(None),
-            // SAFETY: The caller promises that it will be ours.
-            old: unsafe { ARef::from_raw(old) },
+            old: old.into(),
             new,
             unburied: self.unburied,
         };
         Named(with_burials(|burials| {
-            NonNull::from(match burials.entry(key(old.as_ptr())) {
+            NonNull::from(match burials.entry(key(old)) {
                 Entry::Vacant(entry) => entry.insert(burial, self.place),
-                // It can't be: who has been retired is in no table.
+                // It can't be: who has been retired stays out of the tables.
                 Entry::Occupied(entry) => entry.into_mut(),
             })
         }))
@@ -231,7 +230,8 @@ impl Burial {
                 .since
                 .get()
                 .is_some_and(|since| since.elapsed() >= PATIENCE)
-            || self.old.is_unshared()
+            // Who finds it alive here, with that many, finds nobody who could delete it.
+            || self.old.references() == 1 + u32::from(self.old.is_valid())
     }
 }
 
@@ -253,7 +253,7 @@ unsafe extern "C" fn forget(head: *mut raw::callback_head) {
             let Burial { since, old, .. } = &*head.cast();
             since.set(Some(Instant::now()));
             let _locked = old.lock();
-            uncache(old);
+            uncache(old, false);
             outdate_routes(old.as_ptr());
         }
         raw::xfrm_next_call_rcu(head, Some(ripen));
@@ -281,6 +281,7 @@ unsafe extern "C" fn ripen(head: *mut raw::callback_head) {
 /// Until the SA is dead its successor answers for it; then nobody does.
 fn bury(old: ARef<State>) {
     let locked = old.lock();
+    let deleted = !locked.is_valid();
 
     // SAFETY: The SA is locked.
     unsafe {
@@ -288,9 +289,13 @@ fn bury(old: ARef<State>) {
         close_window(old.as_ptr());
     }
     // Dead ones aren't put there, so it is for good.
-    uncache(&old);
+    uncache(&old, deleted);
     let node = with_burials(|burials| burials.remove_node(&key(&*old)));
     drop(locked);
+    if !deleted {
+        // SAFETY: That of the tables, which nobody else gives up for a dead one.
+        drop(unsafe { State::owned(old.as_ptr()) });
+    }
     drop(old);
     if let Some(node) = node {
         let (
@@ -327,24 +332,12 @@ unsafe fn release(x: *mut raw::xfrm_state) {
         (*x).curlft.packets = 0;
         (*x).replay_maxdiff = 0;
         (*x).replay_maxage = 0;
+        (*x).nat_keepalive_interval = 0;
         (*x).xflags = 0;
         if raw::xfrm_next_timer_pending(&raw const (*x).rtimer) {
             raw::timer_delete(&raw mut (*x).rtimer);
         }
         outdate_routes(x);
-    }
-}
-
-/// Lets those who have a route by the SA look for another one.
-///
-/// # Safety
-///
-/// The SA is locked.
-unsafe fn outdate_routes(x: *mut raw::xfrm_state) {
-    // SAFETY: The caller promises it.
-    unsafe {
-        let genid = &raw mut (*x).genid;
-        genid.write_volatile(genid.read().wrapping_add(1));
     }
 }
 

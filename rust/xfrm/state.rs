@@ -189,11 +189,11 @@ impl State {
         self.phase() == raw::XFRM_STATE_VALID
     }
 
-    /// Whether there is no reference to it but that of the caller. Others may take one
-    /// right afterwards, unless nobody can find the SA.
-    pub(super) fn is_unshared(&self) -> bool {
+    /// Returns how many references there are. Others may take some right afterwards,
+    /// unless nobody can find the SA.
+    pub(super) fn references(&self) -> u32 {
         // SAFETY: The SA is valid.
-        unsafe { raw::xfrm_next_state_refcount(self.as_ptr()) == 1 }
+        unsafe { raw::xfrm_next_state_refcount(self.as_ptr()) }
     }
 
     /// Returns where the SA is in its life: `XFRM_STATE_*`.

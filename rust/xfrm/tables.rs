@@ -113,7 +113,8 @@ impl<'a> Table<'a> {
     }
 
     /// Takes an SA out of all tables, lists and caches where it still is. If it
-    /// counts no more, it mustn't be deleted the usual way.
+    /// counts no more, and is deleted the usual way in spite of that, it is
+    /// subtracted twice.
     ///
     /// Mirrors the part of `__xfrm_state_delete()` that does it. That one and the
     /// kernel's own lookups don't mind to meet such an SA.
@@ -136,7 +137,7 @@ impl<'a> Table<'a> {
     }
 
     /// Returns the chain of the table by SPI that an SA with this id is in.
-    fn chain(&self, id: &Id) -> *mut raw::hlist_head {
+    pub(super) fn chain(&self, id: &Id) -> *mut raw::hlist_head {
         // SAFETY: The namespace is valid; the address is read only, and has the
         // layout of `xfrm_address_t`. We hold the lock.
         unsafe {
@@ -280,8 +281,8 @@ pub(super) unsafe fn in_hardware(x: *const raw::xfrm_state) -> bool {
 
 /// Puts `new` exactly where `old` is.
 ///
-/// Mirrors `__xfrm_state_insert()`, but for the genids: no other SA's route
-/// would be found differently now.
+/// Mirrors `__xfrm_state_insert()`; other SAs' routes are looked up anew only if that
+/// could make a difference.
 ///
 /// # Safety
 ///
@@ -301,6 +302,7 @@ unsafe fn insert_for(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state, count
         }
         (*net.as_ptr()).xfrm.state_num = table.len().wrapping_add(1);
         table.remove(old, counts);
+        outdate_choices(new, old);
         let meets_larval = meets_larval(new);
         drop(table);
 
@@ -349,23 +351,72 @@ unsafe fn insert_elsewhere(
     }
 }
 
+/// Returns the SAs that have the ends of this one, itself, and some others that share
+/// their chain.
+///
+/// # Safety
+///
+/// The SA is valid, and the tables are locked as long as the iterator is used.
+unsafe fn between_its_ends(
+    x: *const raw::xfrm_state,
+) -> impl Iterator<Item = *mut raw::xfrm_state> {
+    // SAFETY: The caller promises it; what is in the chain stays there under the lock.
+    let first = NonNull::new(unsafe { (*raw::xfrm_next_states_bydst(x)).first });
+    // SAFETY: As above.
+    core::iter::successors(first, |node| NonNull::new(unsafe { (*node.as_ptr()).next })).map(
+        // SAFETY: Nodes of that chain are SAs'.
+        |node| unsafe {
+            kernel::container_of!(node.as_ptr(), raw::xfrm_state, __bindgen_anon_1.bydst)
+        },
+    )
+}
+
 /// Whether there is an SA without keys among those between the same ends.
 ///
 /// # Safety
 ///
 /// The SA is valid, and the tables are locked.
 unsafe fn meets_larval(x: *const raw::xfrm_state) -> bool {
-    // SAFETY: The caller promises it; nodes of that chain are SAs'.
+    // SAFETY: The caller promises it.
     unsafe {
-        let mut node = (*raw::xfrm_next_states_bydst(x)).first;
-        while !node.is_null() {
-            let other = kernel::container_of!(node, raw::xfrm_state, __bindgen_anon_1.bydst);
-            if u32::from((*other).km.state) == raw::XFRM_STATE_ACQ {
-                return true;
-            }
-            node = (*node).next;
+        between_its_ends(x).any(|other| u32::from((*other).km.state) == raw::XFRM_STATE_ACQ)
+    }
+}
+
+/// Lets those look for another SA who have a route by one that they might not choose any
+/// more, now that `new` is there and not `old`.
+///
+/// Mirrors `__xfrm_state_bump_genids()`.
+///
+/// # Safety
+///
+/// Both are valid and have the same ends; the tables are locked.
+unsafe fn outdate_choices(new: *const raw::xfrm_state, old: *const raw::xfrm_state) {
+    // SAFETY: The caller promises it.
+    unsafe {
+        let choice = |x: *const raw::xfrm_state| {
+            let state = State::from_raw(x.cast_mut());
+            (state.selector(), state.mark())
+        };
+        if choice(new) != choice(old) {
+            between_its_ends(new)
+                .filter(|&other| (*other).props.reqid == (*new).props.reqid)
+                .for_each(|other| outdate_routes(other));
         }
-        false
+    }
+}
+
+/// Lets those who have a route by the SA look for another one.
+///
+/// # Safety
+///
+/// The SA is valid, and locked, or its tables are.
+pub(super) unsafe fn outdate_routes(x: *mut raw::xfrm_state) {
+    // SAFETY: The caller promises it. Should both at once make one step of two, that is
+    // still another number than before.
+    unsafe {
+        let genid = &raw mut (*x).genid;
+        genid.write_volatile(genid.read_volatile().wrapping_add(1));
     }
 }
 
@@ -405,11 +456,17 @@ unsafe fn unhash(node: *mut raw::hlist_node) {
     }
 }
 
-/// Takes an SA out of the caches of the lookups. Takes `xfrm_state_lock`.
-pub(super) fn uncache(state: &State) {
-    let _table = Table::lock(state.net());
-    // SAFETY: The SA is valid, and we hold the lock.
-    unsafe { uncache_locked(state.as_ptr()) }
+/// Takes an SA out of the caches of the lookups; and counts one more if it has been
+/// subtracted twice. Takes `xfrm_state_lock`.
+pub(super) fn uncache(state: &State, twice: bool) {
+    let table = Table::lock(state.net());
+    // SAFETY: The SA and its namespace are valid, and we hold the lock.
+    unsafe {
+        uncache_locked(state.as_ptr());
+        if twice {
+            (*table.net().as_ptr()).xfrm.state_num = table.len().wrapping_add(1);
+        }
+    }
 }
 
 /// The nodes by which an SA is in the tables.
