@@ -57,11 +57,16 @@ class Act(contextlib.ExitStack):
                 self.lag.sender.sendto(MARKER, (to, PORT))
             self.sent += 1
             time.sleep(INTERVAL)
-        for wire, tap in enumerate(self.taps, 1):
-            for frame in bond.frames(tap):
-                if frame[23] == xfrm.ESP:
-                    self.frames.append((wire, socket.inet_ntoa(frame[30:34]), MARKER in frame,
-                                        int.from_bytes(frame[38:42], "big")))
+        # All have come when the last one has, or no more do.
+        news = time.monotonic()
+        while len(self.frames) - first < COUNT and time.monotonic() < news + 1:
+            time.sleep(INTERVAL)
+            for wire, tap in enumerate(self.taps, 1):
+                for frame in bond.frames(tap):
+                    if frame[23] == xfrm.ESP:
+                        news = time.monotonic()
+                        self.frames.append((wire, socket.inet_ntoa(frame[30:34]), MARKER in frame,
+                                            int.from_bytes(frame[38:42], "big")))
         seen = self.frames[first:]
         print(f"  {COUNT} datagrams sent; " + "; ".join(
             f"wire {wire}: {number} {'by hardware' if plain else 'BY SOFTWARE'}"

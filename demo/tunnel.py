@@ -21,6 +21,7 @@ SPIS = 0x1001, 0x1002           # left to right, right to left
 KEYS = "0x" + "11" * 20, "0x" + "22" * 20
 INTERVAL = 0.01
 BEFORE, AFTER = 1.5, 0.5        # seconds of traffic around a move
+PATIENCE = 20                   # for what the commands do
 REPLAYS = 20
 ETH_P_ALL = 3
 MOVED = xfrm.MIGRATE_STATE, xfrm.NEWSA     # what the kernel tells of an SA that has moved
@@ -263,7 +264,11 @@ class Tunnel(contextlib.ExitStack):
                     self.policies(host, to)
                     del waiting[host]
 
-        traffic.run(AFTER, [listener.socket for listener in news.values()], follow)
+        sockets = [listener.socket for listener in news.values()]
+        end = time.monotonic() + PATIENCE
+        while waiting and time.monotonic() < end:
+            traffic.run(INTERVAL, sockets, follow)
+        traffic.run(AFTER, sockets, follow)
         if waiting:
             raise RuntimeError(f"{program}: " + "".join(self._stop(b) for b in batches.values()))
         counts = traffic.stop()

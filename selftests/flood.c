@@ -197,7 +197,8 @@ static int do_request(char **argv)
 
 	if (fd < 0)
 		die("socket");
-	while (left && !stop) {
+	/* Once at least, however soon it is stopped. */
+	do {
 		struct nlmsghdr *nlh = (struct nlmsghdr *)messages;
 		int rest = size;
 
@@ -210,8 +211,7 @@ static int do_request(char **argv)
 			else
 				done++;
 		}
-		left--;
-	}
+	} while (--left && !stop);
 	printf("%lu", done);
 	for (int err = 0; err < 4096; err++)
 		if (failures[err])

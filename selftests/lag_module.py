@@ -5,9 +5,10 @@
 import os
 
 from lib import handler, ktap
-from lib.bond import ACTIVE_BACKUP, Bonded, out, sas
+from lib.bond import ACTIVE_BACKUP, BOND, HERE, XOR, Bonded, out, sas
 from lib.handler import NEITHER
 from lib.ktap import equal
+from lib.xfrm import SA
 from lag_members import traffic
 
 
@@ -27,11 +28,13 @@ def unloaded_under_traffic():
         for _ in range(3):
             lag.add()
             equal(lag.held(), [8, 8], "SAs in each slave")
-            with traffic(lag):
+            with lag.watched(), traffic(lag):
                 unload()
             equal((lag.held(), lag.nl.count()), ([0, 0], 0), "SAs in each slave, in all")
-            plain, _ = lag.wire((out(0), 2))
-            equal(sum(plain), 0, "packets left to hardware")
+            before = [port.sent() for port in lag.ports]
+            with lag.watched():
+                lag.send(out(0), 2)
+            equal([port.sent() for port in lag.ports], before, "packets left to hardware")
             load()
             equal(lag.esp(), True, "ESP of the bond")
 
@@ -76,6 +79,25 @@ def active_backup():
             load()
 
 
+def vlan_above():
+    """It has no offload of its own, whatever the bond below does, with the module as without."""
+    sa = SA(HERE, "192.0.3.2", 0x300, reqid=9).but({"SA_DIR": b"\2"})
+    for mode in XOR, ACTIVE_BACKUP:
+        with handler.module(), Bonded(mode, esp=mode == XOR) as lag:
+            lag.a.vlan("vlan0", BOND, 5)
+            lag.a.address("vlan0", "192.0.3.1/24")
+            lag.a.neighbour("vlan0", sa.dst)
+            for again in (True, False):
+                lag.new(sa, "vlan0")
+                equal(lag.held(), [0, 0], "SAs in each slave")
+                plain, cipher = lag.wire((sa, 4))
+                equal((sum(plain), sum(cipher)), (0, 4), "encrypted by hardware, by software")
+                lag.nl.flush()
+                if again:
+                    unload()
+            load()
+
+
 if __name__ == "__main__":
-    ktap.main([unloaded_under_traffic, loaded_over_sas_of_the_driver, active_backup],
+    ktap.main([unloaded_under_traffic, loaded_over_sas_of_the_driver, active_backup, vlan_above],
               handlers=(NEITHER,), load=False)

@@ -65,11 +65,14 @@ def null_is_called():
         lag.add()       # the driver's, so they stay when the module goes
         with open(PARAMETERS + "rfc_pause", "w") as f:
             f.write("50")
-        with traffic(lag) as sent:
-            unload()
-        load()
-        with open(PARAMETERS + "rfc_null_calls") as f:
-            equal(int(f.read()), 0, f"calls of NULL in {sent[0]} packets")
+        for _ in range(10):     # one of them hits a packet
+            before = sum(port.sent() for port in lag.ports)
+            with traffic(lag) as sent:
+                ktap.wait(lambda: sum(port.sent() for port in lag.ports) > before, "a packet")
+                unload()
+            load()
+            with open(PARAMETERS + "rfc_null_calls") as f:
+                equal(int(f.read()), 0, f"calls of NULL in {sent[0]} packets")
 
 
 if __name__ == "__main__":

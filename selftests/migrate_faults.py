@@ -161,7 +161,7 @@ def hardware_keeps_one_entry():
         with ns.inside(), xfrm.Xfrm() as sender:
             for nth, _ in failed_sends(sender, xfrm.MIGRATE_STATE, migrate(sa).pack()):
                 udp.sendto(b"x", (ENDS[1], hosts.PORT))
-                ktap.wait(lambda: dev.state() == (1, nth), f"a packet after failure {nth}", 5)
+                ktap.wait(lambda: dev.state() == (1, nth), f"a packet after failure {nth}")
                 equal(ns.xfrm.count(), 1, f"SAs after failure {nth}")
         equal(ns.xfrm.migrate(migrate(sa)).verdict, (0, None), "answer at last")
         ns.xfrm.delete(sa)

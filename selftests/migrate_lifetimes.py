@@ -67,11 +67,11 @@ def expires_in_time(lft, used):
         if used:
             ns.xfrm.set_ae(sa, [("LTIME_VAL", xfrm.lifetime(
                 added=int(time.time()), used=int(time.time())))])
-        end = time.monotonic() + 2 + 3
+        end = time.monotonic() + 2 + 6
         while ns.xfrm.migrate(migrate(sa)).errno == 0:
-            true(time.monotonic() < end, "it lives 3 s too long")
+            true(time.monotonic() < end, "it lives 6 s too long")
             time.sleep(0.2)
-        ktap.wait(lambda: expiries(hear) == [1], "the hard expiry is told", 1)
+        ktap.wait(lambda: expiries(hear) == [1], "the hard expiry is told")
         equal(ns.xfrm.count(), 0, "SAs")
 
 
@@ -88,7 +88,7 @@ def time_since_use_is_absolute():
 def migrated_sa_expires():
     """Left alone after its migration, by time and by packets."""
     with Netns() as ns:
-        sa = ns.xfrm.new(SOFT.but(lft=limits(hard_add=1)))
+        sa = ns.xfrm.new(SOFT.but(lft=limits(hard_add=3)))
         equal(ns.xfrm.migrate(migrate(sa, dst="192.0.2.8")).errno, 0, "answer")
         ktap.wait(lambda: ns.xfrm.count() == 0, "the SA ends with its time")
     with Hosts() as two:
@@ -120,6 +120,8 @@ def replay_events_go_on():
     """One NEWAE for each so many packets, whichever SA sends them."""
     for more in ({}, {"REPLAY_ESN_VAL": xfrm.esn(0, 0)}):
         with Hosts() as two:
+            # There are events in time as well: not here.
+            two.a.sysctl("core/xfrm_aevent_etime", 36000)
             two.sa(SA(*V4, 0x100, mode=xfrm.TUNNEL, flags=xfrm.FLAG_ESN if more else 0),
                    more_out=more, more_in={"REPLAY_ESN_VAL": xfrm.esn(32, 1)} if more else {})
             two.a.xfrm.set_ae(two.out, [("REPLAY_THRESH", xfrm.u32(4))])

@@ -162,7 +162,7 @@ def packets_go_on_through_the_device():
         sender = ns.udp(SRC)
         for n, dst in enumerate((DST, MOVED, DST), 1):
             sender.sendto(b"x", (dst, 7777))
-            ktap.wait(lambda: dev.state() == (1, n), f"packet {n} through the device", 5)
+            ktap.wait(lambda: dev.state() == (1, n), f"packet {n} through the device")
             equal(host.nl.get(sa)["cur.packets"], n, "packets counted")
             sa, _ = host.migrate(sa, dst={DST: MOVED, MOVED: DST}[dst])
 

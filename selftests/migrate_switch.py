@@ -69,8 +69,8 @@ def counted(way, segments=1):
 
 
 def chances():
-    """A defect gets several, since it needs some luck to show."""
-    return range(1 if handler.mended() else 6)
+    """A defect gets many, since it needs some luck to show; it ends them when it does."""
+    return range(1 if handler.mended() else 40)
 
 
 @defect(3)

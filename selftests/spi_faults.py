@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 
-from lib import ktap, netlink, spi, xfrm
+from lib import kmsg, ktap, netlink, spi, xfrm
 from lib.handler import NEITHER
 from lib.ktap import equal, true
 from lib.spi import NO_SPI, larval, verdict
@@ -43,6 +43,7 @@ def fails(nl, wanted, nth):
 
 def each_allocation():
     """No SA is refused for the sake of the index, and no SPI given twice."""
+    log = kmsg.Reader()
     with failing(), spi.namespace(2) as ns, ns.inside(), xfrm.Xfrm() as sender:
         given = 0
         for nth in range(1, 200):
@@ -62,6 +63,8 @@ def each_allocation():
         # And the index knows all that it couldn't learn.
         for n in range(1, nth):
             equal(verdict(ns.xfrm, larval("192.0.2.8", 16 * n, 16 * n + 1)), NO_SPI, f"SAs of {n}")
+        equal(sum("no memory for the index of SPIs" in line for line in log.lines()), 1,
+              "times that the log tells of it")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from lib.ktap import equal, true
 from lib.netns import Netns
 from lib.spi import NO_SPI, larval, must, pfkey, request, scope, verdict
 from lib.xfrm import DIR_IN, DIR_OUT, SA
+from spi_scope import reserve
 
 HERE, PEER, OTHER = "192.0.2.1", "192.0.2.2", "192.0.2.9"
 OK = 0, None
@@ -112,6 +113,19 @@ def as_the_kernel_does():
                                 (errno.EINVAL, "IPCOMP SPI must be <= 65535"), NO_SPI], "texts")
 
 
+def android():
+    """Fails with the kernel as it is, and works with the module."""
+    def reserved(ns):
+        got = []
+        for direction in None, DIR_OUT:
+            got += reserve(ns.xfrm, direction)
+            ns.xfrm.flush()
+        return got
+    theirs, ours = both(reserved)
+    equal(theirs, ([OK] + [NO_SPI] * 5) * 2, "verdicts, without the module")
+    equal(ours, [OK] * 12, "verdicts, with it")
+
+
 def comes_and_goes():
     """SAs that are there when it comes, larval ones when it goes, namespaces
     that are older or end meanwhile."""
@@ -140,4 +154,4 @@ def comes_and_goes():
 
 
 if __name__ == "__main__":
-    ktap.main([as_the_kernel_does, comes_and_goes], handlers=(NEITHER,), load=False)
+    ktap.main([as_the_kernel_does, android, comes_and_goes], handlers=(NEITHER,), load=False)

@@ -5,17 +5,19 @@
 import errno
 import itertools
 import json
+import os
 import random
 import shutil
 import subprocess
 
-from lib import ktap, spi, xfrm
+from lib import handler, ktap, netns, spi, xfrm
 from lib.handler import NEITHER
 from lib.ktap import equal, true
 from lib.spi import NO_SPI, larval, must, scope, verdict
 from lib.xfrm import DIR_IN, DIR_OUT, SA
 
 HERE, PEER = "192.0.2.1", "192.0.2.2"
+NOBODY = 65534
 PEERS = [f"198.51.100.{n}" for n in range(1, 6)]
 OK = 0, None
 
@@ -55,18 +57,17 @@ def table():
                 ns.xfrm.flush()
 
 
-def android():
-    """Outbound SPIs that five peers chose alike, reserved one by one; and one
-    that is ours as well as a peer's."""
-    def reserve(nl, direction):
-        for peer in PEERS:
-            yield verdict(nl, larval(peer, direction=direction))
-        yield verdict(nl, larval(HERE, src=PEERS[0], direction=direction and DIR_IN))
+def reserve(nl, direction):
+    """As Android does: an outbound SPI that five peers chose alike, and that is ours as well."""
+    got = [verdict(nl, larval(peer, direction=direction)) for peer in PEERS]
+    return got + [verdict(nl, larval(HERE, src=PEERS[0], direction=direction and DIR_IN))]
 
+
+def android():
     bad = [OK] + [NO_SPI] * 5
     for value, direction in itertools.product((0, 1, 2), (None, DIR_OUT)):
         with spi.namespace(value) as ns:
-            equal(list(reserve(ns.xfrm, direction)), bad if value == 2 else [OK] * 6,
+            equal(reserve(ns.xfrm, direction), bad if value == 2 else [OK] * 6,
                   f"scope {value}, direction {direction}")
             if value == 2:
                 continue
@@ -98,6 +99,43 @@ def harold():
         equal([verdict(ns.xfrm, larval(dst, src=PEER)) for dst in ours[1:]], [OK, OK], "unmarked")
         # Those weren't marked as outbound, so they count.
         equal(verdict(ns.xfrm, larval("192.0.2.5", src=PEER, direction=DIR_IN)), NO_SPI, "inbound")
+
+
+def for_the_namespace_s_administrator():
+    """Root of a user namespace is that of the network namespaces made there, and of no other."""
+    with spi.namespace() as ns, ns.inside():
+        def tries():
+            """The errno of each attempt, as another user, and in a namespace of its own."""
+            got = []
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            for own in False, True:
+                if own:
+                    netns.check(handler.libc.unshare(netns.CLONE_NEWUSER | netns.CLONE_NEWNET))
+                try:
+                    with open(f"/proc/sys/net/{spi.SCOPE}", "w") as f:
+                        f.write("2\n")
+                    got.append(0)
+                except OSError as why:
+                    got.append(why.errno)
+            return got
+        equal(in_child(tries), [errno.EACCES, 0], "errno in another's namespace, in one's own")
+        equal(scope(ns), "1", "scope")
+
+
+def in_child(function):
+    """What it returns, in a process whose credentials may change."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(write, json.dumps(function()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as f:
+        return json.load(f)
 
 
 def scope_is_per_namespace():
@@ -181,5 +219,5 @@ def command():
 
 if __name__ == "__main__":
     ktap.main([
-        table, android, brunner, harold, scope_is_per_namespace, whole_range,
-        the_last_one_is_found, an_spi_is_kept, command], handlers=(NEITHER,))
+        table, android, brunner, harold, scope_is_per_namespace,
+        for_the_namespace_s_administrator, whole_range, the_last_one_is_found, an_spi_is_kept, command], handlers=(NEITHER,))

@@ -77,10 +77,14 @@ def _take_all(nl, _stop, first):
 
 def each_spi_goes_to_one():
     for value in 0, 1, 2:
-        with spi.namespace(value) as ns:
-            results = together(ns, *((_take_all, 1000 * n) for n in range(1, 5)))
-            equal(sorted(n for got in results for n in got), list(range(0x100, 0x140)), "SPIs")
-            true(sum(map(bool, results)) > 1, f"only one process got any: {results}")
+        for _ in range(10):
+            with spi.namespace(value) as ns:
+                results = together(ns, *((_take_all, 1000 * n) for n in range(1, 5)))
+                equal(sorted(n for got in results for n in got), list(range(0x100, 0x140)), "SPIs")
+            if sum(map(bool, results)) > 1:
+                break       # else the first one was done before the next one began
+        else:
+            raise ktap.Failed(f"only one process got any: {results}")
 
 
 def _allocate(nl, stop, me, direction):

@@ -34,7 +34,7 @@ BOND = "bond0"
 ETH_P_IP = 0x800
 XOR, ACTIVE_BACKUP, ROUND_ROBIN, LACP = 2, 1, 0, 4
 LAYER2, LAYER34 = 0, 1
-RTM_DELLINK, IFLA_MASTER = 17, 10
+RTM_DELLINK, RTM_GETLINK, IFLA_MASTER = 17, 18, 10
 BOND_MODE, BOND_MIIMON, BOND_HASH, BOND_LACP_RATE, BOND_AD_PRIO = 1, 3, 14, 21, 24
 SIOCETHTOOL, GLINK, GSTRINGS, GFEATURES, SFEATURES = 0x8946, 0xa, 0x1b, 0x3a, 0x3b
 
@@ -178,6 +178,8 @@ class Bonded(contextlib.ExitStack):
 
     def usable(self, port):
         """Whether the bond sends by it."""
+        # Who asks lets the kernel see to its queues first, if its link has just come.
+        link(self.a, port.name, kind=RTM_GETLINK)
         text = self.proc()
         mine = text.split(f"Slave Interface: {port.name}\n")[1].split("Slave Interface")[0]
         if "MII Status: up" not in mine:
@@ -268,8 +270,11 @@ class Bonded(contextlib.ExitStack):
         """What comes out of the wires, of what send() is told to send by these arguments:
         ([plain on each], [encrypted on each])."""
         taps = [(self.tap(port), [0, 0]) for port in self.ports]
+        time.sleep(0.1)
+        for tap, _ in taps:
+            seen(tap)           # of what was under way before
         missing = sum(self.send(*words) for words in sending)
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 20
         while True:
             time.sleep(0.1)
             for tap, counts in taps:
@@ -278,6 +283,22 @@ class Bonded(contextlib.ExitStack):
                     missing -= number
             if missing <= 0 or time.monotonic() > deadline:
                 return tuple(map(list, zip(*(counts for _, counts in taps))))
+
+
+    @contextlib.contextmanager
+    def watched(self):
+        """What goes over a wire as it is meanwhile, hardware has encrypted, as the slave counts.
+        Yields [plain, encrypted], the numbers of frames, which are there in the end."""
+        slaves = [(port, self.tap(port), port.sent()) for port in self.ports]
+        counts = [0, 0]
+        yield counts
+        for port, tap, before in slaves:
+            plain, cipher = seen(tap)
+            counts[0] += plain
+            counts[1] += cipher
+            by_hardware = port.sent() - before
+            ktap.true(plain <= by_hardware, f"{port.name}: {plain} frames as they are, "
+                      f"{by_hardware} encrypted by hardware")
 
 
 def frames(tap):

@@ -3,7 +3,6 @@
 
 import contextlib
 import errno
-import socket
 import struct
 from pathlib import Path
 

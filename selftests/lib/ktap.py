@@ -33,7 +33,7 @@ def true(condition, what):
         raise Failed(what)
 
 
-def wait(condition, what, seconds=20):
+def wait(condition, what, seconds=60):
     """Polls until condition() holds, and returns its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

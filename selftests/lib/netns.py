@@ -15,16 +15,17 @@ from lib import handler, ktap, netlink
 from lib.netlink import Netlink, attr, attrs
 from lib.xfrm import Xfrm, addr, family
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000
 RTM_NEWLINK = 16
 RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH = 20, 24, 28
 NUD_PERMANENT = 0x80
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_NET_NS_FD = 3, 18, 28
-IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, IFLA_NET_NS_FD = 3, 5, 18, 28
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_VLAN_ID, VETH_INFO_PEER = 1, 2, 1, 1
 IFF_UP, IFA_F_NODAD, RTF_LOCAL = 1, 2, 0x80000000
 
 
-def _check(result):
+def check(result):
+    """Raises what a function of libc has failed with."""
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -41,7 +42,7 @@ class Netns:
         self.cleanup = contextlib.ExitStack()
         home = _current()
         try:
-            _check(handler.libc.unshare(CLONE_NEWNET))
+            check(handler.libc.unshare(CLONE_NEWNET))
             self.fd = _current()
             self.cleanup.callback(os.close, self.fd)
             self.rtnl = self.cleanup.enter_context(Netlink(socket.NETLINK_ROUTE))
@@ -49,7 +50,7 @@ class Netns:
             handler.apply()
             self.up("lo")
         finally:
-            _check(handler.libc.setns(home, CLONE_NEWNET))
+            check(handler.libc.setns(home, CLONE_NEWNET))
             os.close(home)
 
     def __enter__(self):
@@ -62,11 +63,11 @@ class Netns:
     def inside(self):
         """Runs a block in this namespace: sockets, /proc/sys, new devices."""
         before = _current()
-        _check(handler.libc.setns(self.fd, CLONE_NEWNET))
+        check(handler.libc.setns(self.fd, CLONE_NEWNET))
         try:
             yield
         finally:
-            _check(handler.libc.setns(before, CLONE_NEWNET))
+            check(handler.libc.setns(before, CLONE_NEWNET))
             os.close(before)
 
     def keep(self, context):
@@ -129,12 +130,17 @@ class Netns:
         self._link(name, "dummy")
         self.up(name)
 
-    def _link(self, name, kind, data=b""):
+    def vlan(self, name, below, number):
+        self._link(name, "vlan", attr(IFLA_VLAN_ID, struct.pack("=H", number)),
+                   (IFLA_LINK, struct.pack("=I", self.ifindex(below))))
+        self.up(name)
+
+    def _link(self, name, kind, data=b"", *more):
         info = attr(IFLA_INFO_KIND, kind.encode())
         if data:
             info += attr(IFLA_INFO_DATA, data)
         self._rtnl(RTM_NEWLINK, _ifinfo() + attrs([(IFLA_IFNAME, name.encode() + b"\0"),
-                                                   (IFLA_LINKINFO, info)]),
+                                                   (IFLA_LINKINFO, info), *more]),
                    netlink.CREATE | netlink.EXCL)
 
     def address(self, name, *addresses):
