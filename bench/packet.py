@@ -9,7 +9,6 @@ received, decrypted. Inbound: only the latter two, of ESP frames that A had sent
 before.
 """
 
-import contextlib
 import socket
 
 import measure

@@ -31,7 +31,7 @@ build_programs() {
 # as many as the C handler needs to show its defects.
 # What such a kernel lacks is skipped.
 # shellcheck disable=SC2034 # for who sources this
-stock_tests=(env MOVES=3000 STATES=300 NAMESPACES=10 XFRM_NEXT_FUZZ="1 100" XFRM_NEXT_SOAK=0.3
+stock_tests=(env MOVES=3000 STATES=300 NAMESPACES=10 XFRM_NEXT_FUZZ="1 100" SECONDS=0.3
 	"$repo/selftests/run")
 
 # Starts a command that prints KTAP in that kernel, for so many seconds at most.
