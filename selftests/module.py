@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-from lib import handler, ktap, xfrm
+from lib import handler, kmsg, ktap, nsim, xfrm
 from lib.ktap import equal, true
 from lib.netns import Netns
 from lib.xfrm import SA, migrate
@@ -56,6 +56,14 @@ def serves_while_loaded():
         equal(server(old), handler.C, "handler after rmmod")
         with old.inside():
             true(not os.path.exists(handler.SWITCH), "the sysctl outlives the module")
+
+
+def tells_what_the_kernel_lacks():
+    log = kmsg.Reader()
+    with loaded():
+        has_lag = os.path.exists(nsim.DEBUG + "/xfrm_next/lag")
+        told = sum("bonds are left alone" in line for line in log.lines())
+        equal(told, int(not has_lag), "times that the log says it")
 
 
 def unit_tests_pass():
@@ -182,7 +190,8 @@ def comes_and_goes_under_load():
 
 if __name__ == "__main__":
     ktap.main([
-        serves_while_loaded, unit_tests_pass, switch_is_per_namespace, switch_refuses_other_values,
+        serves_while_loaded, tells_what_the_kernel_lacks, unit_tests_pass,
+        switch_is_per_namespace, switch_refuses_other_values,
         switch_starts_over_with_the_module, second_insmod_is_refused, sas_outlive_the_module,
         open_switch_does_not_hold_the_module, comes_and_goes_under_load],
               handlers=(handler.NEITHER,), load=False)
