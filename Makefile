@@ -52,7 +52,7 @@ module:
 stock:
 	@STOCK="$(STOCK)" scripts/module stock
 
-install-stock: cli
+install-stock:
 	@scripts/install $(STOCK)
 
 uninstall:

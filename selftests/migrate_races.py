@@ -116,16 +116,24 @@ def against_a_module_that_flushes():
     if not modprobe("xfrm6_tunnel") or not os.path.exists("/sys/module/xfrm6_tunnel/initstate"):
         raise ktap.Skip("xfrm6_tunnel is no module here")
     modprobe("-r", "ipcomp6")       # it would use it
-    with Race() as two:
-        two.each(lambda sa: [add(sa)])
-        two.go(0)
+    with Netns() as ns, race.Requesters() as requesters:
+        # One process on each CPU, each with nothing else to do.
+        sa = TRANSPORT.but(flags=0)
+        requesters.request("mover", ns, move(sa))
+        requesters.go(0)
+        everywhere = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {1})
         end, times = time.monotonic() + SECONDS, 0
         while times < 10 or time.monotonic() < end:
+            # Not meanwhile: the kernel revives an SA that is flushed while it is added.
+            ns.xfrm.new(sa)
             true(modprobe("xfrm6_tunnel"), "it is loaded")
             handler.rmmod("xfrm6_tunnel")
             times += 1
-        two.stop()
-        two.clean()
+        os.sched_setaffinity(0, everywhere)
+        print(f"# {times} times")
+        requesters.stop()
+        race.clean(ns)
 
 
 def expiring(lft, *kinds):

@@ -300,7 +300,8 @@ mod tests {
         assert!(!core::ptr::eq(&*one.0, &*other.0));
         assert!(core::ptr::eq(&*one.0, &*make(1)?.0));
         // The line above has deleted it.
-        let (dead, others) = (one.0.lock().is_dead(), other.0.lock().is_dead());
+        let dead = one.0.lock().is_dead();
+        let others = other.0.lock().is_dead();
         assert_eq!((dead, others), (true, false));
         assert!(core::ptr::eq(other.0.net(), net));
         assert!(other.0.snapshot().larval);
