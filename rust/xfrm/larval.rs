@@ -130,7 +130,7 @@ pub fn is_cpu(number: u32) -> bool {
 impl Locked<'_> {
     /// Whether the SA has been deleted, or has expired.
     pub fn is_dead(&self) -> bool {
-        self.state().phase() == raw::XFRM_STATE_DEAD
+        self.state().is_dead()
     }
 
     /// Gives an SPI to the SA, in network byte order. One that has an SPI or is

@@ -231,7 +231,7 @@ impl Burial {
                 .get()
                 .is_some_and(|since| since.elapsed() >= PATIENCE)
             // Who finds it alive here, with that many, finds nobody who could delete it.
-            || self.old.references() == 1 + u32::from(self.old.is_valid())
+            || self.old.references() == 1 + u32::from(!self.old.is_dead())
     }
 }
 
@@ -281,7 +281,7 @@ unsafe extern "C" fn ripen(head: *mut raw::callback_head) {
 /// Until the SA is dead its successor answers for it; then nobody does.
 fn bury(old: ARef<State>) {
     let locked = old.lock();
-    let deleted = !locked.is_valid();
+    let deleted = old.is_dead();
 
     // SAFETY: The SA is locked.
     unsafe {

@@ -189,6 +189,11 @@ impl State {
         self.phase() == raw::XFRM_STATE_VALID
     }
 
+    /// Whether it has been deleted, or has expired.
+    pub(super) fn is_dead(&self) -> bool {
+        self.phase() == raw::XFRM_STATE_DEAD
+    }
+
     /// Returns how many references there are. Others may take some right afterwards,
     /// unless nobody can find the SA.
     pub(super) fn references(&self) -> u32 {
