@@ -34,18 +34,17 @@ build_programs() {
 stock_tests=(env MOVES=3000 STATES=300 NAMESPACES=10 XFRM_NEXT_FUZZ="1 100" SECONDS=0.3
 	"$repo/selftests/run")
 
-# Starts a command that prints KTAP in that kernel, for so many seconds at most. Two of
-# one flavour have names like debug:bonds.
+# Starts a command that prints KTAP in that kernel, for so many seconds at most.
 declare -A vms
-start_in_vm() { # NAME SECONDS COMMAND...
+start_in_vm() { # FLAVOUR SECONDS COMMAND...
 	# It is read from at once, perhaps sooner than the shell has begun.
 	: >"$tmp/$1.ktap"
-	"$repo/scripts/vm" --kernel "${1%%:*}" --timeout "$2" -- "${@:3}" >"$tmp/$1.ktap" 2>"$tmp/$1.err" &
+	"$repo/scripts/vm" --kernel "$1" --timeout "$2" -- "${@:3}" >"$tmp/$1.ktap" 2>"$tmp/$1.err" &
 	vms[$1]=$!
 }
 
 # Shows what comes from there until it ends, and counts it.
-finish_in_vm() { # NAME
+finish_in_vm() { # FLAVOUR
 	local status=0 p f=1 s
 	tail -s 0.2 -n +1 -f --pid="${vms[$1]}" "$tmp/$1.ktap" | "$repo/scripts/ktap" "$tmp/counts" || true
 	wait "${vms[$1]}" || status=$?
