@@ -43,7 +43,11 @@ fn are_found() -> Result<bool> {
     for number in 0..32u8 {
         // For documentation, so nobody's.
         let (family, daddr, saddr) = match number % 2 {
-            0 => (uapi::AF_INET, [192, 0, 2, number], [198, 51, 100, 7 * number]),
+            0 => (
+                uapi::AF_INET,
+                [192, 0, 2, number],
+                [198, 51, 100, 7 * number],
+            ),
             _ => (uapi::AF_INET6, [0x20, 1, 0xd, 0xb8], [0x20, 1, 0xd, 0xb8]),
         };
         let address = |start: [u8; 4]| {

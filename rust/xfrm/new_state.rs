@@ -144,8 +144,7 @@ impl<'a> NewState<'a> {
         unsafe {
             raw::xfrm_next_state_hold(new);
             let held: ARef<State> = ARef::from_raw(NonNull::new_unchecked(new).cast());
-            let named = can_retire(old, new)
-                .then(|| grave.succeed(self.old, held.clone()));
+            let named = can_retire(old, new).then(|| grave.succeed(self.old, held.clone()));
             let meets_larval = {
                 // Until its timers are right, no packet may find a limit; and a
                 // device may know it already.

@@ -378,9 +378,7 @@ unsafe fn between_its_ends(
 /// The SA is valid, and the tables are locked.
 unsafe fn meets_larval(x: *const raw::xfrm_state) -> bool {
     // SAFETY: The caller promises it.
-    unsafe {
-        between_its_ends(x).any(|other| u32::from((*other).km.state) == raw::XFRM_STATE_ACQ)
-    }
+    unsafe { between_its_ends(x).any(|other| u32::from((*other).km.state) == raw::XFRM_STATE_ACQ) }
 }
 
 /// Lets those look for another SA who have a route by one that they might not choose any
