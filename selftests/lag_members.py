@@ -18,15 +18,13 @@ from lag_offload import fill
 
 @contextlib.contextmanager
 def traffic(lag):
-    """Datagrams for all SAs, all the time; yields a list that gets their number."""
-    done, sent = threading.Event(), []
+    """Datagrams for all SAs, all the time; yields a list of their number so far."""
+    done, sent = threading.Event(), [0]
 
     def send():
-        n = 0
         while not done.is_set():
-            n += sum(lag.send(sa) for sa in sas()[::2])
+            sent[0] += sum(lag.send(sa) for sa in sas()[::2])
             time.sleep(0.001)   # no port gets more than it can pass on
-        sent.append(n)
     thread = threading.Thread(target=send)
     thread.start()
     try:

@@ -65,10 +65,9 @@ def null_is_called():
         lag.add()       # the driver's, so they stay when the module goes
         with open(PARAMETERS + "rfc_pause", "w") as f:
             f.write("50")
-        for _ in range(10):     # one of them hits a packet
-            before = sum(port.sent() for port in lag.ports)
+        for _ in range(30):     # one of them hits a packet
             with traffic(lag) as sent:
-                ktap.wait(lambda: sum(port.sent() for port in lag.ports) > before, "a packet")
+                ktap.wait(lambda: sent[0], "packets")
                 unload()
             load()
             with open(PARAMETERS + "rfc_null_calls") as f:
