@@ -5,7 +5,7 @@
 import signal
 import time
 
-from lib import handler, ktap, spi, xfrm
+from lib import handler, ktap, spi
 from lib.handler import DEBUG, NEITHER
 from lib.ktap import equal, true
 from lib.netns import Netns

@@ -16,8 +16,8 @@ import time
 
 from lib import ktap, spi, xfrm
 from lib.handler import DEBUG, NEITHER
-from lib.ktap import equal, true
-from lib.spi import NO_SPI, larval, request, scope
+from lib.ktap import equal
+from lib.spi import NO_SPI, larval, request
 from lib.race import SECONDS
 from lib.xfrm import DIR_IN, DIR_OUT, SA, migrate
 
