@@ -21,7 +21,7 @@
 
 use super::{
     in_flight::{Overflow, Recheck},
-    tables::{outdate_routes, uncache},
+    tables::{count_again, outdate_routes, uncache},
     State,
 };
 use crate::{
@@ -253,7 +253,7 @@ unsafe extern "C" fn forget(head: *mut raw::callback_head) {
             let Burial { since, old, .. } = &*head.cast();
             since.set(Some(Instant::now()));
             let _locked = old.lock();
-            uncache(old, false);
+            uncache(old);
             outdate_routes(old.as_ptr());
         }
         raw::xfrm_next_call_rcu(head, Some(ripen));
@@ -289,7 +289,10 @@ fn bury(old: ARef<State>) {
         close_window(old.as_ptr());
     }
     // Dead ones aren't put there, so it is for good.
-    uncache(&old, deleted);
+    uncache(&old);
+    if deleted {
+        count_again(&old);
+    }
     let node = with_burials(|burials| burials.remove_node(&key(&*old)));
     drop(locked);
     if !deleted {

@@ -454,17 +454,18 @@ unsafe fn unhash(node: *mut raw::hlist_node) {
     }
 }
 
-/// Takes an SA out of the caches of the lookups; and counts one more if it has been
-/// subtracted twice. Takes `xfrm_state_lock`.
-pub(super) fn uncache(state: &State, twice: bool) {
+/// Takes an SA out of the caches of the lookups. Takes `xfrm_state_lock`.
+pub(super) fn uncache(state: &State) {
+    let _table = Table::lock(state.net());
+    // SAFETY: The SA is valid, and we hold the lock.
+    unsafe { uncache_locked(state.as_ptr()) }
+}
+
+/// Counts an SA once more that has been subtracted twice. Takes `xfrm_state_lock`.
+pub(super) fn count_again(state: &State) {
     let table = Table::lock(state.net());
-    // SAFETY: The SA and its namespace are valid, and we hold the lock.
-    unsafe {
-        uncache_locked(state.as_ptr());
-        if twice {
-            (*table.net().as_ptr()).xfrm.state_num = table.len().wrapping_add(1);
-        }
-    }
+    // SAFETY: The namespace is valid, and we hold the lock.
+    unsafe { (*table.net().as_ptr()).xfrm.state_num = table.len().wrapping_add(1) }
 }
 
 /// The nodes by which an SA is in the tables.
