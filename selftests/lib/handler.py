@@ -22,6 +22,7 @@ MENDED = (C,) if FIXED else (RUST,)
 NAME = "xfrm_next"
 SWITCH = "/proc/sys/net/xfrm_next/migrate_state"
 KO = os.environ.get("XFRM_NEXT_KO")
+SHARED = "XFRM_NEXT_SHARED"
 
 SYS_DELETE_MODULE, SYS_FINIT_MODULE = 176, 313     # x86-64
 libc = ctypes.CDLL(None, use_errno=True)
@@ -64,21 +65,55 @@ def switch(value=None):
         f.write(f"{value}\n")
 
 
+def load():
+    """Loads the module, if we know it and it isn't; whether that was needed."""
+    if not KO or not os.path.exists(KO) or loaded():
+        return False
+    try:
+        insmod(KO)
+    except OSError as why:
+        if why.errno != errno.EEXIST:
+            raise
+    return True
+
+
 @contextlib.contextmanager
 def module():
     """The module loaded, if we know it, and afterwards as it was."""
-    ours = bool(KO) and os.path.exists(KO) and not loaded()
-    if ours:
-        try:
-            insmod(KO)
-        except OSError as why:
-            if why.errno != errno.EEXIST:
-                raise
+    ours = load()
     try:
         yield
     finally:
         if ours and loaded():
             rmmod(NAME)
+
+
+@contextlib.contextmanager
+def shared():
+    """While many programs run: each leaves the module to the next, if nobody had loaded it."""
+    if loaded():
+        yield
+        return
+    os.environ[SHARED] = "1"
+    try:
+        yield
+    finally:
+        if loaded():
+            rmmod(NAME)
+
+
+@contextlib.contextmanager
+def wanted(needed):
+    """The module while a program runs that needs it, or has it to itself."""
+    if SHARED in os.environ:
+        if needed:
+            load()
+        elif loaded():
+            rmmod(NAME)
+        yield
+    else:
+        with module() if needed else contextlib.nullcontext():
+            yield
 
 
 def use(name):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs test functions, each against every handler, and reports in KTAP."""
 
-import contextlib
 import errno
 import os
 import sys
@@ -124,7 +123,7 @@ def main(tests, handlers=handler.BOTH, load=True):
         sys.exit(SKIP)
     print(f"1..{len(cases)}", flush=True)
     failed = skipped = 0
-    with handler.module() if load else contextlib.nullcontext():
+    with handler.wanted(load):
         for number, (title, name, test) in enumerate(cases, 1):
             start = time.monotonic()
             ok, directive, notes = _judge(name, test)
