@@ -116,8 +116,9 @@ class Hosts(contextlib.ExitStack):
             for n in range(count):
                 payload = bytes([n]) * size
                 sender.send(payload)
-                equal(ktap.wait(lambda: self.arrived(receiver, drops), f"datagram {n}", 5),
-                      payload, f"datagram {n}")
+                got = ktap.wait(lambda: self.arrived(receiver, drops), f"datagram {n}", 5,
+                                ktap.Failed)
+                equal(got, payload, f"datagram {n}")
 
     def arrived(self, receiver, drops):
         """The next datagram, or None so far; Failed if B drops instead."""

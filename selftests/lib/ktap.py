@@ -18,6 +18,10 @@ class Failed(AssertionError):
     """The kernel did not do what the test asks of it."""
 
 
+class Late(Failed):
+    """Something that a test prepares did not come about: that shows no defect."""
+
+
 class Skip(Exception):
     """The kernel lacks what the test needs."""
 
@@ -32,12 +36,12 @@ def true(condition, what):
         raise Failed(what)
 
 
-def wait(condition, what, seconds=60):
+def wait(condition, what, seconds=60, failure=Late):
     """Polls until condition() holds, and returns its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise Failed(f"still waiting after {seconds} s: {what}")
+            raise failure(f"still waiting after {seconds} s: {what}")
         time.sleep(0.01)
     return value
 
@@ -81,7 +85,7 @@ def _judge(name, test):
     except Skip as why:
         return True, f" # SKIP {why}", ""
     except Failed as why:
-        if known:
+        if known and not isinstance(why, Late):
             return True, f" # XFAIL defect {known}", str(why)
         where = traceback.format_list(traceback.extract_tb(why.__traceback__)[1:-1])
         return False, "", str(why) + "\n" + "".join(where)
