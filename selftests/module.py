@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Loading, switching, unloading: who serves, and that nothing is left over."""
+"""Loading, switching, unloading: who serves, and that nothing is left over.
+
+LOADS=N in the environment: how often the module comes and goes under load.
+"""
 
 import contextlib
 import errno
@@ -14,6 +17,7 @@ from lib.netns import Netns
 from lib.xfrm import SA, migrate
 
 OUT = SA("192.0.2.1", "192.0.2.2", 0x100, reqid=7).but({"SA_DIR": bytes([xfrm.DIR_OUT])})
+LOADS = int(os.environ.get("LOADS", 3))
 # The in-tree handler accepts this (defect 11), ours does not.
 TELLTALE = migrate(OUT, flags=xfrm.CLEAR_OFFLOAD, add=[("OFFLOAD_DEV", xfrm.offload(1))])
 
@@ -175,7 +179,7 @@ def comes_and_goes_under_load():
                 os._exit(0)
         os.close(write)
         try:
-            for _ in range(3 if handler.DEBUG else 10):
+            for _ in range(LOADS):
                 with loaded(), Netns() as other:
                     equal(server(other), handler.RUST, "handler")
         finally:
