@@ -9,8 +9,9 @@
 // What is `pub` in a folder is what the others may use of it.
 #![expect(unreachable_pub)]
 
-use kernel::prelude::*;
-use redirect::Signatures;
+use kernel::{prelude::*, sync::Arc};
+use net::TextBarrier;
+use redirect::Redirector;
 
 #[cfg(XFRM_NEXT_LAG)]
 mod lag_offload;
@@ -44,13 +45,14 @@ struct XfrmNext {
 impl kernel::InPlaceModule for XfrmNext {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            let signatures = Signatures::read()?;
+            let text = Arc::new(TextBarrier, GFP_KERNEL)?;
+            let redirector = Redirector::new(text.clone())?;
             xfrm::hashes::check()?;
             Ok(try_pin_init!(Self {
-                migrate_state <- migrate_state::Service::new(&signatures),
-                spi <- spi::Service::new(&signatures),
+                migrate_state <- migrate_state::Service::new(&redirector),
+                spi <- spi::Service::new(&redirector),
                 #[cfg(XFRM_NEXT_LAG)]
-                lag_offload <- lag_offload::Service::new(),
+                lag_offload <- lag_offload::Service::new(text),
                 _: {
                     pr_info!(
                         "{} for Linux {}: serves XFRM_MSG_MIGRATE_STATE and XFRM_MSG_ALLOCSPI\n",

@@ -29,7 +29,7 @@ use crate::{
         bonding::Bond,
         not_supported,
         notifier::{Event, Registration, Watch},
-        Device, ExtAck, RcuBarrier, Rtnl,
+        Device, ExtAck, RcuBarrier, Rtnl, TextBarrier,
     },
     xfrm::{
         upper::{Takeover, Upper},
@@ -65,7 +65,7 @@ pub struct Service {
 
 impl Service {
     /// Takes over all bonds that are and will be. Takes RTNL.
-    pub fn new() -> impl PinInit<Self, Error> {
+    pub fn new(text: Arc<TextBarrier>) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
             let bonds = Arc::pin_init(Bonds::new(), GFP_KERNEL)?;
             let shown = Shown(bonds.clone());
@@ -74,7 +74,7 @@ impl Service {
             let directory = debugfs::Dir::new(c"xfrm_next");
             Ok(try_pin_init!(Self {
                 _freed: RcuBarrier,
-                _exit: upper_calls::Exit,
+                _exit: upper_calls::Exit::new(text),
                 _closing: closing,
                 notifier <- Registration::new(watcher),
                 shown <- directory.read_only_file(c"lag", shown),

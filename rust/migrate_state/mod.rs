@@ -23,7 +23,7 @@ use crate::{
         namespace::{PerNamespace, Registration, Slot},
         netlink, sysctl, ExtAck, Namespace,
     },
-    redirect::{Redirect, Signatures},
+    redirect::{Redirect, Redirector},
     xfrm::{
         lookup, messages,
         migrate_state::{MigrateState, MigrateStateTarget},
@@ -49,15 +49,15 @@ pub struct Service {
 
 impl Service {
     /// Starts to serve the message in all namespaces. May sleep.
-    pub fn new(signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
+    pub fn new(redirector: &Redirector) -> impl PinInit<Self, Error> + '_ {
         pin_init::pin_init_scope(move || {
             messages::check_size::<uapi::MigrateState>(uapi::MSG_MIGRATE_STATE)?;
             let handler = Handler {
                 settings: Arc::pin_init(Registration::new(), GFP_KERNEL)?,
-                retirement: Arc::pin_init(Retirement::new(signatures), GFP_KERNEL)?,
+                retirement: Arc::pin_init(Retirement::new(redirector), GFP_KERNEL)?,
             };
             Ok(try_pin_init!(Self {
-                redirect <- Redirect::new(MigrateStateTarget(handler), signatures),
+                redirect <- Redirect::new(MigrateStateTarget(handler), redirector),
             }))
         })
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting for the functions that RCU is to call.
+//! Waiting until nobody is in functions of the module any more, before its text goes.
 //!
 //! C header: `include/linux/rcupdate.h`
 
@@ -14,5 +14,20 @@ impl Drop for RcuBarrier {
     fn drop(&mut self) {
         // SAFETY: It may be called wherever one may sleep.
         unsafe { raw::rcu_barrier() }
+    }
+}
+
+/// Waits, when it is dropped, until all who are in a function of the module have left it,
+/// if they don't sleep there: tasks, also preempted ones, and bottom halves. Who shares it
+/// counts its calls until they are about to return, and drops it when there are none; so
+/// unloading waits once for all. Sleeps. Mirrors `synchronize_rcu_tasks()`.
+pub struct TextBarrier;
+
+impl Drop for TextBarrier {
+    fn drop(&mut self) {
+        // A task leaves this grace period only after it gave up the CPU by itself. Waiting
+        // for it includes waiting for bottom halves, also on an idle CPU.
+        // SAFETY: It may be called wherever one may sleep.
+        unsafe { raw::xfrm_next_synchronize_rcu_tasks() }
     }
 }

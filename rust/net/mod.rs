@@ -25,7 +25,7 @@ pub mod rcu;
 pub mod rtnl;
 pub mod sysctl;
 
-pub use barrier::RcuBarrier;
+pub use barrier::{RcuBarrier, TextBarrier};
 #[cfg(XFRM_NEXT_LAG)]
 pub use device::Device;
 pub use extack::ExtAck;

@@ -4,10 +4,9 @@
 //!
 //! A call is counted before its instruction pointer is changed, so none can be in our
 //! text uncounted, but for the last instructions after it has given up its [`Pass`]:
-//! [`Gate::drain`] waits for those, too.
+//! for those there is the [`TextBarrier`](crate::net::TextBarrier).
 
 use super::Target;
-use crate::raw;
 use core::{marker::PhantomData, ptr};
 use kernel::{
     prelude::*,
@@ -65,17 +64,11 @@ impl Gate {
         }
     }
 
-    /// Waits until all have left, with nobody entering any more. Sleeps.
+    /// Waits until all have dropped their passes, with nobody entering any more. Sleeps.
     pub(super) fn drain(&self) {
         while self.inside.load(ordering::Acquire) != 0 {
             fsleep(Delta::from_millis(1));
         }
-        // The last one has dropped its pass, but may have been preempted
-        // before it returned. A task leaves this grace period only after it
-        // gave up the CPU by itself, which it doesn't do on that way. Waiting
-        // for it includes waiting for bottom halves, also on an idle CPU.
-        // SAFETY: It may be called wherever one may sleep.
-        unsafe { raw::xfrm_next_synchronize_rcu_tasks() };
     }
 }
 

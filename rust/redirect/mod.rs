@@ -19,17 +19,18 @@ mod signature;
 
 pub use gate::{Gate, Pass};
 pub use prototype::{CType, Prototype};
-pub use signature::Signatures;
 
-use crate::raw;
+use crate::{net::TextBarrier, raw};
 use core::{marker::PhantomData, pin::Pin};
 use kernel::{
     error::to_result,
     ffi::c_ulong,
     prelude::*,
+    sync::Arc,
     time::{delay::fsleep, Delta},
     types::Opaque,
 };
+use signature::Signatures;
 
 /// A function of the kernel that a module serves in its place.
 ///
@@ -83,9 +84,9 @@ use kernel::{
 /// }
 ///
 /// impl Service {
-///     fn new(signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
+///     fn new(redirector: &Redirector) -> impl PinInit<Self, Error> + '_ {
 ///         try_pin_init!(Self {
-///             overflow <- Redirect::new(Overflow, signatures),
+///             overflow <- Redirect::new(Overflow, redirector),
 ///         })
 ///     }
 /// }
@@ -146,6 +147,23 @@ impl Arguments<'_> {
     }
 }
 
+/// What [`Redirect`]s are made with, and needed only then.
+pub struct Redirector {
+    signatures: Signatures,
+    text: Arc<TextBarrier>,
+}
+
+impl Redirector {
+    /// Makes one for the running kernel; the last of its [`Redirect`]s drops `text`, if
+    /// nobody else has it. May sleep. Fails with `ENOMEM`.
+    pub fn new(text: Arc<TextBarrier>) -> Result<Self> {
+        Ok(Self {
+            signatures: Signatures::read()?,
+            text,
+        })
+    }
+}
+
 /// A redirection that is in force until it is dropped, which may sleep: it waits for
 /// the calls that run, then drops the target.
 ///
@@ -158,6 +176,7 @@ pub struct Redirect<T: Target> {
     ops: Opaque<raw::ftrace_ops>,
     #[pin]
     target: T,
+    _text: Arc<TextBarrier>,
 }
 
 // SAFETY: ftrace has locks of its own, and `T` is `Send`.
@@ -170,16 +189,17 @@ unsafe impl<T: Target> Sync for Redirect<T> {}
 const FLAGS: c_ulong = (raw::FTRACE_OPS_FL_IPMODIFY | raw::FTRACE_OPS_FL_PERMANENT) as c_ulong;
 
 impl<T: Target> Redirect<T> {
-    /// Redirects. May sleep. `signatures` are the kernel's.
+    /// Redirects. May sleep.
     ///
     /// Fails, and says why in the log: `ENOENT` if there is no such function
     /// (or it can't be traced), `ENOEXEC` if its type is another one than the
     /// module was written for, `EBUSY` if somebody else has redirected it or
     /// `kernel.ftrace_enabled` is 0. Without a word: `EBUSY` if its gate is in use,
     /// `ENOMEM`.
-    pub fn new(target: T, signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
+    pub fn new(target: T, redirector: &Redirector) -> impl PinInit<Self, Error> + '_ {
         pin_init!(&this in Self {
             target,
+            _text: redirector.text.clone(),
             ops <- Opaque::try_ffi_init(|ops: *mut raw::ftrace_ops| {
                 // SAFETY: `ops` is ours to write and stays in place. Only the
                 // address of `target` is taken, which is initialized.
@@ -193,7 +213,7 @@ impl<T: Target> Redirect<T> {
                 };
                 // SAFETY: As above.
                 T::gate().open(unsafe { &raw const (*this.as_ptr()).target })?;
-                Self::register(ops, signatures).inspect_err(|_| T::gate().close())
+                Self::register(ops, &redirector.signatures).inspect_err(|_| T::gate().close())
             }),
         }? Error)
     }

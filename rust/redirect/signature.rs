@@ -12,16 +12,15 @@ use crate::raw;
 use core::ptr;
 use kernel::{error::from_err_ptr, prelude::*, str::CString, types::ScopeGuard};
 
-/// The types of the running kernel's functions, as its BTF tells them. Needed only
-/// while [`Redirect`](super::Redirect)s are made.
-pub struct Signatures {
+/// The types of the running kernel's functions, as its BTF tells them.
+pub(super) struct Signatures {
     /// None if there is no BTF, or none that can be read.
     kernel: Option<Btf>,
 }
 
 impl Signatures {
     /// Reads them, several megabytes. May sleep. Fails with `ENOMEM`.
-    pub fn read() -> Result<Self> {
+    pub(super) fn read() -> Result<Self> {
         Ok(Self {
             kernel: Btf::read(c"vmlinux")?,
         })

@@ -29,7 +29,7 @@ use crate::{
         namespace::{PerNamespace, Registration, Slot},
         netlink, sysctl, ExtAck, Namespace,
     },
-    redirect::{Redirect, Signatures},
+    redirect::{Redirect, Redirector},
     xfrm::{
         larval, messages,
         spi::{self, AllocSpi, SpiTarget, UserSpiTarget},
@@ -59,14 +59,14 @@ pub struct Service {
 
 impl Service {
     /// Starts to give out SPIs in all namespaces. May sleep.
-    pub fn new(signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
+    pub fn new(redirector: &Redirector) -> impl PinInit<Self, Error> + '_ {
         pin_init::pin_init_scope(move || {
             messages::check_size::<uapi::SpiInfo>(uapi::MSG_ALLOCSPI)?;
             let spis = Arc::pin_init(Registration::new(), GFP_KERNEL)?;
             let same = spis.clone();
             Ok(try_pin_init!(Self {
-                netlink <- Redirect::new(UserSpiTarget(Allocator { spis }), signatures),
-                others <- Redirect::new(SpiTarget(Allocator { spis: same }), signatures),
+                netlink <- Redirect::new(UserSpiTarget(Allocator { spis }), redirector),
+                others <- Redirect::new(SpiTarget(Allocator { spis: same }), redirector),
             }))
         })
     }

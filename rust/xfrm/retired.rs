@@ -30,7 +30,7 @@ use crate::{
         Namespace, RcuBarrier,
     },
     raw,
-    redirect::{Redirect, Signatures},
+    redirect::{Redirect, Redirector},
 };
 use core::{
     cell::{Cell, UnsafeCell},
@@ -80,7 +80,7 @@ impl Retirement {
     /// Starts to answer for retired SAs. May sleep. One at a time may exist.
     ///
     /// Fails with `EBUSY` if there is one, `ENOMEM`, or as [`Redirect::new`] does.
-    pub fn new(signatures: &Signatures) -> impl PinInit<Self, Error> + '_ {
+    pub fn new(redirector: &Redirector) -> impl PinInit<Self, Error> + '_ {
         try_pin_init!(Self {
             yards <- Registration::new(),
             // SAFETY: Nobody asks for burials yet, and this is done once: a
@@ -88,8 +88,8 @@ impl Retirement {
             // one finds the yards registered and doesn't come here.
             _: { unsafe { BURIALS.init() } },
             last_callback: RcuBarrier,
-            recheck <- Redirect::new(Recheck, signatures),
-            overflow <- Redirect::new(Overflow, signatures),
+            recheck <- Redirect::new(Recheck, redirector),
+            overflow <- Redirect::new(Overflow, redirector),
         })
     }
 

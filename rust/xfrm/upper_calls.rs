@@ -13,7 +13,7 @@ use super::{
 use crate::{
     net::{
         rcu::{Held, Shared},
-        Device, ExtAck,
+        Device, ExtAck, TextBarrier,
     },
     raw,
 };
@@ -31,24 +31,26 @@ use kernel::{
 };
 
 /// Waits, when it is dropped, until nobody is in our operations any more; all
-/// devices must have been given back. Then the module's text may go.
-pub struct Exit;
+/// devices must have been given back. Then, after the [`TextBarrier`], the text may go.
+pub struct Exit {
+    _text: Arc<TextBarrier>,
+}
+
+impl Exit {
+    /// Makes one, before the first device is taken over.
+    pub fn new(text: Arc<TextBarrier>) -> Self {
+        Self { _text: text }
+    }
+}
 
 impl Drop for Exit {
     fn drop(&mut self) {
-        let everybody_has_moved = || {
-            // A task leaves this grace period only after it gave up the CPU by
-            // itself. Bottom halves are waited for, too.
-            // SAFETY: It may be called wherever one may sleep.
-            unsafe { raw::xfrm_next_synchronize_rcu_tasks() }
-        };
         // Who has read the operations before they were exchanged, or doesn't
         // sleep in them, is done; or sleeps there, and is counted.
-        everybody_has_moved();
+        drop(TextBarrier);
         while SLEEPERS.load(ordering::Acquire) != 0 {
             fsleep(Delta::from_millis(1));
         }
-        everybody_has_moved();
     }
 }
 
