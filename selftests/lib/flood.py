@@ -137,14 +137,14 @@ class Flood(Hosts):
         super().__init__()
         if os.cpu_count() < 2:
             raise ktap.Skip("needs 2 CPUs")
-        if not BINARY.exists():
-            raise ktap.Skip(f"make {BINARY.name} in selftests first")
         self.other = self.back()
         self.other.sa(sa.but(src=sa.dst, dst=sa.src, spi=sa.spi + 1), inner, *window)
         self.sa(sa, inner, *window)
 
     @staticmethod
     def start(host, cpu, *words, **more):
+        if not BINARY.exists():
+            raise ktap.Skip(f"make {BINARY.name} in selftests first")
         with host.inside():
             return subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE,
                                     preexec_fn=lambda: os.sched_setaffinity(0, {cpu}), **more)
