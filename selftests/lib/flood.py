@@ -145,9 +145,13 @@ class Flood(Hosts):
     def start(host, cpu, *words, **more):
         if not BINARY.exists():
             raise ktap.Skip(f"make {BINARY.name} in selftests first")
-        with host.inside():
-            return subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE,
-                                    preexec_fn=lambda: os.sched_setaffinity(0, {cpu}), **more)
+        everywhere = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {cpu})      # inherited: a function in the child would cost a fork
+        try:
+            with host.inside():
+                return subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE, **more)
+        finally:
+            os.sched_setaffinity(0, everywhere)
 
     @staticmethod
     def end(process, hurry=True):
