@@ -86,7 +86,7 @@ def vlan_above():
         with handler.module(), Bonded(mode, esp=mode == XOR) as lag:
             lag.a.vlan("vlan0", BOND, 5)
             lag.a.address("vlan0", "192.0.3.1/24")
-            lag.a.neighbour("vlan0", sa.dst)
+            lag.a.neighbours("vlan0", sa.dst)
             for again in (True, False):
                 lag.new(sa, "vlan0")
                 equal(lag.held(), [0, 0], "SAs in each slave")

@@ -24,7 +24,7 @@ from lib.ktap import equal, true
 from lib.netlink import Netlink
 from lib.xfrm import Xfrm, migrate
 
-SECONDS = float(os.environ.get("SECONDS", 10))
+SECONDS = float(os.environ.get("SECONDS", 5))
 
 
 class Rtnl:

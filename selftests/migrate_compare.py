@@ -22,7 +22,7 @@ from lib.handler import DEBUG
 from lib.netns import Netns
 
 # The debug kernel is there for what KASAN sees, which needs no large numbers.
-WORDS = os.environ.get("XFRM_NEXT_FUZZ", "1 500" if DEBUG else "1 20000").split()
+WORDS = os.environ.get("XFRM_NEXT_FUZZ", "1 500" if DEBUG else "1 10000").split()
 MODPROBE = pathlib.Path("/proc/sys/kernel/modprobe")
 ADDRESSES = [text % n for n in range(1, 10) for text in ("192.0.2.%d/32", "2001:db8::%d/128")]
 

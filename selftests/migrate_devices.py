@@ -48,7 +48,7 @@ class Card(race.Requesters):
         self.ns.up(self.dev.name)
         with contextlib.suppress(OSError):
             self.ns.address(self.dev.name, f"{HERE}/24")
-        self.ns.neighbour(self.dev.name, PEER)
+        self.ns.neighbours(self.dev.name, PEER)
 
     def stop(self, allowed=LOST):
         Flood.end(self.sender)

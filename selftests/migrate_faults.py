@@ -153,7 +153,7 @@ def hardware_keeps_one_entry():
     """It goes on with it. The in-tree handler does not get so far, for defect 1."""
     with failing(), Netns() as ns, nsim.Device(ns) as dev:
         ns.address(dev.name, f"{ENDS[0]}/24")
-        ns.neighbour(dev.name, ENDS[1])
+        ns.neighbours(dev.name, ENDS[1])
         sa = ns.xfrm.new(SA(*ENDS, 0x104).but({
             "SA_DIR": b"\2", "OFFLOAD_DEV": xfrm.offload(dev.ifindex)}))
         ns.xfrm.policy(xfrm.POLICY_OUT, hosts.selector(xfrm.AF_INET), sa, zero=True)

@@ -155,8 +155,7 @@ def packets_go_on_through_the_device():
     with Host() as host:
         ns, dev = host.ns, host.dev
         ns.address(dev.name, f"{SRC}/24")
-        for dst in (DST, MOVED):
-            ns.neighbour(dev.name, dst)
+        ns.neighbours(dev.name, DST, MOVED)
         sa = host.new(OUT)
         host.nl.policy(xfrm.POLICY_OUT, selector(xfrm.AF_INET), sa, zero=True)
         sender = ns.udp(SRC)

@@ -157,8 +157,7 @@ class Bonded(contextlib.ExitStack):
     def up(self):
         self.a.up(BOND)
         self.a.address(BOND, f"{HERE}/24")
-        for n in range(10, 30):
-            self.a.neighbour(BOND, f"{NET}{n}")
+        self.a.neighbours(BOND, *(f"{NET}{n}" for n in range(10, 30)))
         self.links()
 
     def links(self):
