@@ -7,6 +7,7 @@ wire. Then all of that is sent once more.
 """
 
 import collections
+import contextlib
 import os
 import signal
 import subprocess
@@ -130,6 +131,17 @@ class Flow:
         way.accepted = Flood.end(receiver)[0]
 
 
+@contextlib.contextmanager
+def on_cpu(cpu):
+    """Keeps this thread on a CPU."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
 class Flood(Hosts):
     """A and B with an SA each way, and processes of theirs that each have a CPU."""
 
@@ -145,13 +157,9 @@ class Flood(Hosts):
     def start(host, cpu, *words, **more):
         if not BINARY.exists():
             raise ktap.Skip(f"make {BINARY.name} in selftests first")
-        everywhere = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {cpu})      # inherited: a function in the child would cost a fork
-        try:
-            with host.inside():
-                return subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE, **more)
-        finally:
-            os.sched_setaffinity(0, everywhere)
+        # Inherited: a function in the child would cost a fork.
+        with on_cpu(cpu), host.inside():
+            return subprocess.Popen([BINARY, *map(str, words)], stdout=subprocess.PIPE, **more)
 
     @staticmethod
     def end(process, hurry=True):
