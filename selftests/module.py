@@ -71,13 +71,14 @@ def tells_what_the_kernel_lacks():
 
 
 def unit_tests_pass():
-    """Those in the module itself, which run when it is loaded."""
+    """Those in the module itself; scripts/vm doesn't let them run whenever it is loaded."""
     with loaded():
-        suites = list(Path("/sys/kernel/debug/kunit").glob("xfrm_next*/results"))
+        suites = list(Path("/sys/kernel/debug/kunit").glob("xfrm_next*"))
         if not suites:
             raise ktap.Skip("no CONFIG_KUNIT, or no debugfs")
         for suite in suites:
-            results = suite.read_text()
+            (suite / "run").write_text("now")
+            results = (suite / "results").read_text()
             true("not ok" not in results and "\nok " in results, results)
 
 
