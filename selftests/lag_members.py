@@ -208,8 +208,13 @@ def bond_goes():
 
 def namespace_goes():
     """With all that is in it."""
-    with Bonded() as lag:
+    with Bonded(slaves=0) as lag:
+        # A card that moves is made anew, with those ports only that it was made with.
+        for _ in range(2):
+            lag.join(lag.port(None, None))
+        lag.links()
         lag.add()
+        equal(lag.held(), [8, 8], "SAs in each slave")
         lag.a.cleanup.close()
         # The ports go on in the namespace that they came from.
         ktap.wait(lambda: {name for _, name in socket.if_nameindex()}.issuperset(

@@ -88,16 +88,14 @@ def feature(ns, name, feature_, wish=None):
 
 
 class Port(contextlib.ExitStack):
-    """A simulated device in namespace a, linked with one in namespace b."""
+    """A simulated device in namespace a, linked with one in namespace b; of these cards."""
 
-    def __init__(self, a, b=None):
+    def __init__(self, a, b, cards=(None, None)):
         super().__init__()
-        self.a = a
-        self.dev = self.enter_context(nsim.Device(a))
+        self.dev, self.peer = (self.enter_context(nsim.Device(*ends))
+                               for ends in zip((a, b), cards))
         self.name = self.dev.name
-        if b:
-            self.peer = self.enter_context(nsim.Device(b))
-            nsim.link(self.dev, a, self.peer, b)
+        nsim.link(self.dev, a, self.peer, b)
 
     def held(self):
         return self.dev.held()
@@ -130,6 +128,7 @@ class Bonded(contextlib.ExitStack):
         super().__init__()
         prepare(module)
         self.a, self.b = (self.enter_context(Netns()) for _ in "ab")
+        self.cards = [self.enter_context(nsim.Card(ns)) for ns in (self.a, self.b)]
         self.nl = self.a.xfrm
         self.ports = []
         self.create(self.a, BOND, mode, policy)
@@ -193,8 +192,8 @@ class Bonded(contextlib.ExitStack):
             must(self.b, port.peer.name, master(self.b, BOND))
         self.b.up(BOND)
 
-    def port(self):
-        return self.enter_context(Port(self.a, self.b))
+    def port(self, *cards):
+        return self.enter_context(Port(self.a, self.b, cards or self.cards))
 
     def tap(self, port):
         s = self.b.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))

@@ -2,6 +2,7 @@
 """Simulated network devices that take over ESP with AES-GCM-128."""
 
 import ctypes
+import itertools
 import os
 import re
 import subprocess
@@ -28,16 +29,38 @@ def prepare():
         raise ktap.Skip("no debugfs")
 
 
-class Device:
-    """A device with one port in a network namespace, gone with the block."""
+class Card:
+    """A card in a network namespace, gone with the block. To make a port of it costs less
+    than to make a card."""
 
-    def __init__(self, ns):
+    def __init__(self, ns, ports=0):
         prepare()
         used = {int(d[len("netdevsim"):]) for d in os.listdir(BUS + "/devices")}
         self.number = next(n for n in range(1, 1 << 16) if n not in used)
-        before = ns.links()
+        self.unused = itertools.count()
         with ns.inside():
-            _write("new_device", f"{self.number} 1")
+            _write("new_device", f"{self.number} {ports}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        _write("del_device", str(self.number))
+
+    def change(self, how, port):
+        _write(f"devices/netdevsim{self.number}/{how}_port", str(port))
+
+
+class Device:
+    """A port in a network namespace, gone with the block: of that card, or of its own."""
+
+    def __init__(self, ns, card=None):
+        before = ns.links()
+        self.alone = card is None
+        self.card = card or Card(ns, ports=1)
+        self.port = next(self.card.unused)
+        if card:
+            card.change("new", self.port)
         self.name, = ns.links() - before
         ns.up(self.name)
         self.ifindex = ns.ifindex(self.name)
@@ -46,10 +69,13 @@ class Device:
         return self
 
     def __exit__(self, *_):
-        _write("del_device", str(self.number))
+        if self.alone:
+            self.card.__exit__()
+        else:
+            self.card.change("del", self.port)
 
     def text(self):
-        with open(f"{DEBUG}/netdevsim/netdevsim{self.number}/ports/0/ipsec") as f:
+        with open(f"{DEBUG}/netdevsim/netdevsim{self.card.number}/ports/{self.port}/ipsec") as f:
             return f.read()
 
     def state(self):
