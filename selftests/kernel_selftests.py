@@ -13,13 +13,12 @@ import time
 from pathlib import Path
 
 from lib import handler, ktap
-from lib.handler import DEBUG
+from lib.handler import DEBUG, SOAK
 from lib.ktap import equal, true
 
 SOURCE = Path("/lib/modules", os.uname().release, "build/source/tools/testing/selftests")
 # The kernel's net/ipsec.c, which scripts/test compiles.
 IPSEC = Path(__file__).resolve().parent / "ipsec"
-SOAK = bool(os.environ.get("SOAK"))
 VERDICT = re.compile(r"\b(PASS|OK|not ok|ok|FAIL|XFAIL|SKIP)\b")
 GOOD = {"PASS", "OK", "ok"}
 SKIPPED = 4

@@ -6,7 +6,7 @@ import os
 
 from lib import handler, ktap
 from lib.bond import ACTIVE_BACKUP, BOND, HERE, XOR, Bonded, out, sas
-from lib.handler import NEITHER
+from lib.handler import BRIEF, NEITHER
 from lib.ktap import equal
 from lib.xfrm import SA
 from lag_members import traffic
@@ -25,7 +25,7 @@ def unload():
 def unloaded_under_traffic():
     """No SA stays in a slave; the bond is of use, and the module comes back."""
     with handler.module(), Bonded() as lag:
-        for _ in range(3):
+        for _ in range(1 if BRIEF else 3):
             lag.add()
             equal(lag.held(), [8, 8], "SAs in each slave")
             with lag.watched(), traffic(lag):
@@ -82,7 +82,7 @@ def active_backup():
 def vlan_above():
     """It has no offload of its own, whatever the bond below does, with the module as without."""
     sa = SA(HERE, "192.0.3.2", 0x300, reqid=9).but({"SA_DIR": b"\2"})
-    for mode in XOR, ACTIVE_BACKUP:
+    for mode in (XOR,) if BRIEF else (XOR, ACTIVE_BACKUP):
         with handler.module(), Bonded(mode, esp=mode == XOR) as lag:
             lag.a.vlan("vlan0", BOND, 5)
             lag.a.address("vlan0", "192.0.3.1/24")
@@ -99,5 +99,5 @@ def vlan_above():
 
 
 if __name__ == "__main__":
-    ktap.main([unloaded_under_traffic, loaded_over_sas_of_the_driver, active_backup, vlan_above],
-              handlers=(NEITHER,), load=False)
+    ktap.main([unloaded_under_traffic, loaded_over_sas_of_the_driver]
+              + [active_backup] * (not BRIEF) + [vlan_above], handlers=(NEITHER,), load=False)

@@ -19,7 +19,7 @@ import time
 
 from lib import handler, ktap
 from lib.bond import BOND, LAYER2, LAYER34, Bonded, link, master, options, sas, seen
-from lib.handler import NEITHER
+from lib.handler import BRIEF, NEITHER
 from lib.ktap import equal, true
 from lib.netlink import Netlink
 from lib.xfrm import Xfrm, migrate
@@ -199,4 +199,4 @@ def everything():
 
 
 if __name__ == "__main__":
-    ktap.main([members, changes, everything], handlers=(NEITHER,), load=False)
+    ktap.main([members, changes] * (not BRIEF) + [everything], handlers=(NEITHER,), load=False)

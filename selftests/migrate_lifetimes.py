@@ -9,7 +9,7 @@ import signal
 import time
 
 from lib import hosts, ktap, xfrm
-from lib.handler import MENDED
+from lib.handler import BRIEF, MENDED
 from lib.hosts import V4, V4_MOVED, Hosts
 from lib.ktap import defect, equal, only, true
 from lib.netns import Netns
@@ -169,7 +169,7 @@ def flood(sender):
 def packet_limit_holds_while_migrating():
     """Defect 6 again: a packet ends the SA at any moment. And none is uncounted."""
     migrations = 0
-    for limit in (100, 400, 1600):
+    for limit in (400,) if BRIEF else (100, 400, 1600):
         with Hosts() as two:
             two.sa(SA(*V4, 0x100, mode=xfrm.TUNNEL, lft=limits(hard_packets=limit)))
             # Only the sender's SA has the limit.

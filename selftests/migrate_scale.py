@@ -20,7 +20,7 @@ from lib.netns import Netns
 from lib.xfrm import SA, migrate
 
 STATES = int(os.environ.get("STATES", 500 if DEBUG else 10000))
-NAMESPACES = int(os.environ.get("NAMESPACES", 20 if DEBUG else 200))
+NAMESPACES = int(os.environ.get("NAMESPACES", 10 if DEBUG else 100))
 BROADCAST_ERROR = 4
 ONE = SA("192.0.2.1", "192.0.2.2", 1)
 # Where they are at first, and then: network numbers, to which SPIs are added.

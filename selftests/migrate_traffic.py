@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from lib import hosts, ktap, xfrm
+from lib.handler import BRIEF
 from lib.hosts import V4, V4_MOVED, V6, V6_MOVED, Hosts
 from lib.ktap import defect, equal, true
 from lib.xfrm import SA, changes
@@ -125,6 +126,8 @@ KINDS = [kind(*k) for k in (
     ("ah_tunnel", xfrm.AH, HMAC, xfrm.TUNNEL),
     ("ipcomp_transport", xfrm.COMP, DEFLATE, xfrm.TRANSPORT, 0x77),
     ("ipcomp_tunnel", xfrm.COMP, DEFLATE, xfrm.TUNNEL, 0x77))]
+NO_CIPHER_TWICE = [k for k in KINDS
+                   if k.__name__.startswith(("gcm_", "ah_tunnel", "ipcomp_tunnel"))]
 
 
 def round_trip_of_one_end_only():
@@ -286,8 +289,8 @@ def extended_replay_window():
 
 
 if __name__ == "__main__":
-    ktap.main(KINDS + [
-        ctr_transport, ctr_tunnel, round_trip_of_one_end_only,
+    ktap.main((NO_CIPHER_TWICE if BRIEF else KINDS + [ctr_transport, ctr_tunnel]) + [
+        round_trip_of_one_end_only,
         connected_socket_goes_on, connected_socket_gets_the_sa_that_fits_now,
         waiting_traffic_gets_the_migrated_sa,
         keepalives_come_from_the_new_address,

@@ -17,7 +17,7 @@ from lib.netns import Netns
 from lib.xfrm import SA, migrate
 
 OUT = SA("192.0.2.1", "192.0.2.2", 0x100, reqid=7).but({"SA_DIR": bytes([xfrm.DIR_OUT])})
-LOADS = int(os.environ.get("LOADS", 3))
+LOADS = int(os.environ.get("LOADS", 2))
 # The in-tree handler accepts this (defect 11), ours does not.
 TELLTALE = migrate(OUT, flags=xfrm.CLEAR_OFFLOAD, add=[("OFFLOAD_DEV", xfrm.offload(1))])
 

@@ -14,6 +14,10 @@ C, RUST = "c", "rust"
 NEITHER = "module"      # tests that load the module and throw the switch themselves
 # A debug kernel is slow, and there for what it says of ours.
 DEBUG = os.path.exists("/sys/kernel/debug/kmemleak")
+# Set by make soak, which has the time for all of it.
+SOAK = bool(os.environ.get("SOAK"))
+# Of what says the same of ours again and again, once is enough there.
+BRIEF = DEBUG and not SOAK
 # A kernel with patches/upstream, there for what it says of the other one.
 FIXED = os.uname().release.endswith("-fixed")
 BOTH = (RUST,) if DEBUG else (C,) if FIXED else (C, RUST)
