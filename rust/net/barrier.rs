@@ -8,6 +8,18 @@ use crate::raw;
 
 /// Waits, when it is dropped, until RCU has called all functions that it has been
 /// given: the module's text may go afterwards. Sleeps. Mirrors `rcu_barrier()`.
+///
+/// # Examples
+///
+/// ```ignore
+/// #[pin_data]
+/// struct Service {
+///     // Dropped in this order: what it frees under RCU is freed before the text goes.
+///     #[pin]
+///     settings: Registration<Settings>,
+///     _freed: RcuBarrier,
+/// }
+/// ```
 pub struct RcuBarrier;
 
 impl Drop for RcuBarrier {
@@ -21,6 +33,15 @@ impl Drop for RcuBarrier {
 /// if they don't sleep there: tasks, also preempted ones, and bottom halves. Who shares it
 /// counts its calls until they are about to return, and drops it when there are none; so
 /// unloading waits once for all. Sleeps. Mirrors `synchronize_rcu_tasks()`.
+///
+/// # Examples
+///
+/// ```ignore
+/// let text = Arc::new(TextBarrier, GFP_KERNEL)?;
+/// // Both count the calls that they lead into the module.
+/// let redirector = Redirector::new(text.clone())?;
+/// let exit = upper_calls::Exit::new(text);
+/// ```
 pub struct TextBarrier;
 
 impl Drop for TextBarrier {

@@ -17,6 +17,17 @@ pub struct Off(NotThreadSafe);
 
 /// Keeps them off until what is returned is dropped. It nests. Any context but hard
 /// interrupts.
+///
+/// # Examples
+///
+/// A lock that bottom halves take, too:
+///
+/// ```ignore
+/// fn note(places: &SpinLock<u32>, place: usize) {
+///     let _off = bh::off();
+///     *places.lock() |= 1 << place;
+/// }
+/// ```
 pub fn off() -> Off {
     // SAFETY: It nests; the guard enables them again.
     unsafe { raw::xfrm_next_bh_disable() };

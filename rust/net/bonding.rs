@@ -45,6 +45,14 @@ pub enum Hash {
 ///
 /// It was made by the bonding driver, whose `struct bonding` is its private data as
 /// long as it lives.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn sends_by_all(device: &Device) -> bool {
+///     Bond::of(device).is_some_and(|bond| matches!(bond.mode(), Mode::Xor | Mode::Lacp))
+/// }
+/// ```
 #[derive(Clone, Copy)]
 pub struct Bond<'a>(&'a Device);
 

@@ -21,6 +21,19 @@ use kernel::{sync::aref::AlwaysRefCounted, types::Opaque};
 /// # Invariants
 ///
 /// It is valid, and isn't freed, while it is borrowed.
+///
+/// # Examples
+///
+/// Asking for all that a device can do of ESP:
+///
+/// ```ignore
+/// fn enable(rtnl: &Rtnl, device: &Device) {
+///     device.want_esp(rtnl, device.possible_esp(rtnl), Esp::NONE);
+///     if !device.esp().offloads() {
+///         pr_warn!("{}: no ESP offload\n", device.name(rtnl));
+///     }
+/// }
+/// ```
 #[repr(transparent)]
 pub struct Device(Opaque<raw::net_device>);
 

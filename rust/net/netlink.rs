@@ -10,6 +10,18 @@ use core::{marker::PhantomData, slice};
 
 /// A request that is being served, as the `doit` handler of a netlink family gets
 /// it: it may sleep, and all of it stays until the handler returns.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn mark(request: &mut Request<'_>) -> Result<Mark> {
+///     let Some(mark) = request.attributes.payload(attr::MARK) else {
+///         request.extack.set(format_args!("a mark is missing"));
+///         return Err(EINVAL);
+///     };
+///     Mark::read_from_bytes(mark).map_err(|_| EINVAL)
+/// }
+/// ```
 pub struct Request<'a> {
     /// Namespace of the socket that the request came in by.
     pub net: &'a Namespace,

@@ -14,6 +14,17 @@ use kernel::types::NotThreadSafe;
 /// # Invariants
 ///
 /// It is held while this is borrowed.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn show_lowers(upper: &Device) {
+///     let rtnl = Rtnl::lock();
+///     for lower in rtnl.lowers(upper) {
+///         pr_info!("{} is below {}\n", lower.name(&rtnl), upper.name(&rtnl));
+///     }
+/// }
+/// ```
 pub struct Rtnl(NotThreadSafe);
 
 /// The RTNL, to be given up when this is dropped.

@@ -21,6 +21,16 @@ use kernel::{prelude::*, types::Opaque};
 /// # Invariants
 ///
 /// The bookmark is in the list of `net`, whose lock protects its links.
+///
+/// # Examples
+///
+/// ```ignore
+/// /// How many SAs with an SPI have come since the last call.
+/// fn news(net: &Namespace, arrivals: &Arrivals) -> usize {
+///     let table = Table::lock(net);
+///     core::iter::from_fn(|| arrivals.next(&table)).count()
+/// }
+/// ```
 #[pin_data(PinnedDrop)]
 pub struct Arrivals {
     /// A whole SA, zeroed but for being dead: xfrm_state_lookup_byspi() takes

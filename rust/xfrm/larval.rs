@@ -48,6 +48,25 @@ pub struct Wanted {
 /// `None` if there is no memory. Doesn't sleep; takes `xfrm_state_lock`.
 ///
 /// Mirrors a part of `xfrm_alloc_userspi()`.
+///
+/// # Examples
+///
+/// An SPI that the sender has chosen:
+///
+/// ```ignore
+/// fn reserve(net: &Namespace, wanted: &Wanted) -> Result<ARef<State>> {
+///     let state = larval::find_or_make(net, wanted).ok_or(ENOMEM)?;
+///     {
+///         let locked = state.lock();
+///         let table = Table::lock(net);
+///         if table.with_id(&wanted.id).next().is_some() {
+///             return Err(EEXIST);
+///         }
+///         locked.give_spi(wanted.id.spi, &table);
+///     }
+///     Ok(state)
+/// }
+/// ```
 pub fn find_or_make(net: &Namespace, wanted: &Wanted) -> Option<ARef<State>> {
     find(net, wanted, true)
 }

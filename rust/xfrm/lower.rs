@@ -94,6 +94,20 @@ impl Sa {
 /// It takes memory there until it is freed, which its owner sees to: dropping this
 /// does nothing to the device. Its life is [`add`](Self::add), then
 /// [`delete`](Self::delete), then [`free`](Self::free).
+///
+/// # Examples
+///
+/// ```ignore
+/// /// Adds the SA to a second device, or takes it from the first as well.
+/// fn add_to(second: &Device, first: &Installed, sa: &Sa, extack: &mut ExtAck<'_>) -> Result {
+///     let installed = Installed::add(second, sa, extack).inspect_err(|_| {
+///         first.delete(sa);
+///         first.free(sa);
+///     })?;
+///     pr_info!("the second handle is {}\n", installed.handle());
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Installed {
     lower: ARef<Device>,

@@ -67,6 +67,18 @@ pub fn has_listeners(net: &Namespace, group: u32) -> bool {
 /// Fails with `ESRCH` if there is nobody, `ENOBUFS` if somebody didn't get it,
 /// `EPIPE` if the namespace is ending, `ENOMEM`. Mirrors
 /// `xfrm_nlmsg_multicast()`.
+///
+/// # Examples
+///
+/// ```ignore
+/// fn announce(net: &Namespace, moved: &MigrateState) -> Result {
+///     if !messages::has_listeners(net, GROUP_MIGRATE) {
+///         return Ok(());
+///     }
+///     let message = Message::new(0, 0, MSG_MIGRATE_STATE, moved, 0)?;
+///     messages::multicast(net, message, GROUP_MIGRATE)
+/// }
+/// ```
 pub fn multicast(net: &Namespace, message: Message, group: u32) -> Result {
     let (skb, header) = message.finish();
     let _rcu = rcu::Guard::new();

@@ -18,6 +18,25 @@ use kernel::{error::from_result, ffi::c_int, prelude::*};
 /// Capabilities, the length of the fixed part, the attributes' lengths and
 /// which of them are allowed have been checked, and messages of 32-bit senders
 /// translated, before either is called: by `xfrm_user_rcv_msg()`.
+///
+/// # Examples
+///
+/// ```ignore
+/// struct Nowhere;
+///
+/// impl MigrateState for Nowhere {
+///     fn serves(&self, _net: &Namespace) -> bool {
+///         true
+///     }
+///
+///     fn serve(&self, mut request: Request<'_>) -> Result {
+///         request.extack.set(format_args!("SAs stay where they are"));
+///         Err(EPERM)
+///     }
+/// }
+///
+/// let redirect = Redirect::new(MigrateStateTarget(Nowhere), redirector);
+/// ```
 pub trait MigrateState: Send + Sync + 'static {
     /// Whether to serve the requests of this namespace. Must not sleep;
     /// `xfrm_cfg_mutex` is held.

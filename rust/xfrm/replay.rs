@@ -27,6 +27,18 @@ pub trait Window {
 }
 
 /// The window of at most 32 packets that is part of an SA.
+///
+/// # Examples
+///
+/// ```ignore
+/// let (mut top, mut bits) = (0, 0);
+/// let mut window = Plain { size: 32, top: &mut top, bits: &mut bits };
+///
+/// window.advance(40);
+/// assert_eq!(window.check(40), Verdict::Replayed);
+/// assert_eq!(window.check(39), Verdict::Fresh);
+/// assert_eq!(window.check(8), Verdict::Outside);
+/// ```
 pub struct Plain<'a> {
     /// Packets that the window is wide; 0 for no check at all.
     pub size: u32,

@@ -25,6 +25,15 @@ use kernel::{
 /// # Invariants
 ///
 /// Its reference count isn't 0 while it is borrowed.
+///
+/// # Examples
+///
+/// ```ignore
+/// /// Whether the SA serves packets now, with ciphers in software.
+/// fn is_software(state: &State) -> bool {
+///     state.lock().is_valid() && state.offload().is_none()
+/// }
+/// ```
 #[repr(transparent)]
 pub struct State(Opaque<raw::xfrm_state>);
 

@@ -24,6 +24,15 @@ use kernel::types::NotThreadSafe;
 /// # Invariants
 ///
 /// The lock is held by this CPU.
+///
+/// # Examples
+///
+/// ```ignore
+/// /// How many SAs there are with this id, whatever their marks.
+/// fn count(net: &Namespace, id: &Id) -> usize {
+///     Table::lock(net).with_id(id).count()
+/// }
+/// ```
 pub struct Table<'a> {
     net: &'a Namespace,
     _not_send: NotThreadSafe,
