@@ -35,7 +35,7 @@ help:
 	@echo 'make miri          the tests on this host in Miri, if rustup has a nightly one'
 	@echo 'make lint          rustfmt, clippy, checkpatch, shellcheck, and where unsafe may be'
 	@echo 'make check-patches do the kernel patches apply, to 7.2 and 7.3, please checkpatch, compile one by one?'
-	@echo 'make series       boot a kernel with the first of patches/, with the first two, ..., and test each'
+	@echo 'make series        boot a kernel with the first of patches/, with the first two, ..., and test each'
 	@echo 'make fmt           format the Rust code'
 	@echo 'make clean         remove what was built here'
 	@echo 'make clean-cache   remove the kernels and tools from the cache'
