@@ -19,9 +19,9 @@ ROUNDS = 5 if DEBUG else 50
 MASK = 0x3ff        # more than the tables have chains
 
 
-def chain_of_spi(spi, proto=xfrm.ESP):
+def chain_of_spi(spi):
     """Where __xfrm_spi_hash() puts it, addresses left out."""
-    h = socket.htonl(spi) ^ proto
+    h = socket.htonl(spi) ^ xfrm.ESP
     return (h ^ h >> 10 ^ h >> 20) & MASK
 
 

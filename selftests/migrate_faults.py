@@ -91,8 +91,9 @@ def failed_sends(nl, kind, body, flags=0):
     true(nth > 5, f"only {nth} allocations")
 
 
-def each_failure(sa, judge, dst="192.0.2.8"):
+def each_failure(sa, judge):
     """Calls judge(reply, what) for each failure; the SA must be there once."""
+    dst = "192.0.2.8"
     with failing(), Netns() as ns:
         ns.xfrm.new(sa)
         hear = ns.listen(xfrm.GROUP_MIGRATE)

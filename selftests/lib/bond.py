@@ -255,12 +255,12 @@ class Bonded(contextlib.ExitStack):
         """SAs in each slave."""
         return [port.held() for port in self.ports]
 
-    def send(self, sa, count=1, size=100):
+    def send(self, sa, count=1):
         """Datagrams for an SA; how many have left."""
         done = 0
         for _ in range(count):
             with contextlib.suppress(OSError):
-                self.sender.sendto(MARKER + bytes(size), (sa.dst, PORT))
+                self.sender.sendto(MARKER + bytes(100), (sa.dst, PORT))
                 done += 1
         return done
 

@@ -11,7 +11,7 @@ REPLACE, EXCL, CREATE = 0x100, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 CAPPED, ACK_TLVS = 0x100, 0x200
 SOL_NETLINK = 270
-ADD_MEMBERSHIP, CAP_ACK, EXT_ACK, STRICT = 1, 10, 11, 12
+ADD_MEMBERSHIP, CAP_ACK, EXT_ACK = 1, 10, 11
 ATTR_MSG, ATTR_OFFSET = 1, 2
 
 # For a machine that is emulated, and maybe runs a debug kernel: only a hang
@@ -90,12 +90,12 @@ def parse_ack(message):
 class Netlink:
     """One socket. Its port id is the kernel's choice."""
 
-    def __init__(self, protocol, groups=(), strict=False):
+    def __init__(self, protocol, groups=()):
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self.socket.bind((0, 0))
         self.socket.settimeout(PATIENCE)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        for option in (EXT_ACK, CAP_ACK) + ((STRICT,) if strict else ()):
+        for option in EXT_ACK, CAP_ACK:
             self.socket.setsockopt(SOL_NETLINK, option, 1)
         for group in groups:
             self.socket.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, group)

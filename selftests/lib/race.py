@@ -115,14 +115,14 @@ def update(sa):
     return xfrm.UPDSA, sa.pack(), 0
 
 
-def flush(_=None):
+def flush():
     return xfrm.FLUSHSA, bytes(4), 0
 
 
-def count(sa, added=1, used=1, octets=1):
+def count(sa, octets=1):
     """Sets its counters, and when it was made and used, by XFRM_MSG_NEWAE."""
     return (xfrm.NEWAE, sa.ident() + xfrm.addr(sa.src) + struct.pack("=II", 0, sa.reqid)
-            + netlink.attrs([(xfrm.A["LTIME_VAL"], xfrm.lifetime(octets, 1, added, used))]), REPLACE)
+            + netlink.attrs([(xfrm.A["LTIME_VAL"], xfrm.lifetime(octets, 1, 1, 1))]), REPLACE)
 
 
 def policies(direction, sel, sa, zero):

@@ -120,10 +120,10 @@ class PfKey:
                 at += 8 * length
         return error, spi
 
-    def getspi(self, dst, low, high=None, src="192.0.2.1"):
+    def getspi(self, dst, spi):
         ends = [(t, struct.pack("=BBH", 0, 0, 0) + _sockaddr(a))
-                for t, a in ((EXT_SRC, src), (EXT_DST, dst))]
-        span = struct.pack("=III", low, low if high is None else high, 0)
+                for t, a in ((EXT_SRC, "192.0.2.1"), (EXT_DST, dst))]
+        span = struct.pack("=III", spi, spi, 0)
         return self.request(SADB_GETSPI, [*ends, (EXT_RANGE, span)])
 
     def flush(self):

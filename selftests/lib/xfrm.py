@@ -17,7 +17,7 @@ MIGRATE, GETSADINFO, MIGRATE_STATE = 0x21, 0x23, 0x29
 ESP, AH, COMP, IPIP, UDP = 50, 51, 108, 4, 17
 TRANSPORT, TUNNEL, BEET, IPTFS = 0, 1, 4, 5
 DIR_IN, DIR_OUT = 1, 2
-POLICY_IN, POLICY_OUT, POLICY_FWD = 0, 1, 2
+POLICY_IN, POLICY_OUT = 0, 1
 GROUP_ACQUIRE, GROUP_EXPIRE, GROUP_SA, GROUP_AEVENTS, GROUP_MIGRATE, GROUP_MAX = 1, 2, 3, 5, 7, 8
 CLEAR_OFFLOAD, UPDATE_H2H_SEL = 1, 2
 FLAG_AF_UNSPEC, FLAG_ESN = 32, 128
@@ -93,8 +93,8 @@ def crypt(key=bytes(range(16)), name="cbc(aes)"):
     return "ALG_CRYPT", struct.pack("=64sI", name.encode(), 8 * len(key)) + key
 
 
-def comp(name="deflate"):
-    return "ALG_COMP", struct.pack("=64sI", name.encode(), 0)
+def comp():
+    return "ALG_COMP", struct.pack("=64sI", b"deflate", 0)
 
 
 @dataclass(frozen=True)
@@ -251,11 +251,11 @@ def migrate_with_policy(direction, sel, sa, to=None):
                                     sa.family, sa.family))]))
 
 
-def policy(direction, sel, sa, zero=False, optional=0):
+def policy(direction, sel, sa, zero=False):
     """What NEWPOLICY wants to know for a policy with this SA as its template."""
     src, dst = ("", "") if zero else (sa.src, sa.dst)
     tmpl = addr(dst) + bytes(4) + struct.pack("=B3xH2x", sa.proto, sa.family) + addr(
-        src) + struct.pack("=IBBBxIII", sa.reqid, sa.mode, 0, optional, INF & 0xffffffff,
+        src) + struct.pack("=IBBBxIII", sa.reqid, sa.mode, 0, 0, INF & 0xffffffff,
                            INF & 0xffffffff, INF & 0xffffffff)
     info = (sel.pack() + struct.pack("=8Q", *NO_LIMITS) + bytes(32)
             + struct.pack("=IIBBBB4x", 0, 0, direction, 0, 0, 0))
@@ -265,9 +265,8 @@ def policy(direction, sel, sa, zero=False, optional=0):
 class Xfrm(Netlink):
     """A NETLINK_XFRM socket of the network namespace it was made in."""
 
-    def __init__(self, groups=(), **more):
-        super().__init__(socket.NETLINK_XFRM if hasattr(socket, "NETLINK_XFRM") else 6,
-                         groups, **more)
+    def __init__(self, groups=()):
+        super().__init__(getattr(socket, "NETLINK_XFRM", 6), groups)
 
     def must(self, kind, body, flags=0):
         reply = self.request(kind, body, flags)
@@ -311,10 +310,9 @@ class Xfrm(Netlink):
         self.must(ALLOCSPI, sa.info() + low + self._mark(sa))
         return sa
 
-    def policy(self, direction, sel, sa, update=False, zero=False, optional=0):
+    def policy(self, direction, sel, sa, update=False, zero=False):
         """Asks for this SA; zero leaves the template's addresses open."""
-        self.must(UPDPOLICY if update else NEWPOLICY,
-                  policy(direction, sel, sa, zero, optional))
+        self.must(UPDPOLICY if update else NEWPOLICY, policy(direction, sel, sa, zero))
 
     def thresholds(self, sa):
         """(replay_maxdiff, replay_maxage), which only GETAE shows."""
