@@ -20,7 +20,7 @@ help:
 	@echo 'make fixed         the tests of upstream defects in a kernel that has the fixes of patches/upstream'
 	@echo 'make bench         measure what the module costs: docs/benchmarks.md; make bench-quick: the essence'
 	@echo 'make KDIR=DIR      build the module for the kernel built in DIR (>= 7.2, with Rust)'
-	@echo 'make stock         build the module for the newest kernel of Debian; STOCK=RELEASE: for that one'
+	@echo 'make stock         build the module for a new cloud kernel of Debian; STOCK=newest, STOCK=RELEASE: for that one'
 	@echo 'make install-stock install module and command for the kernel that runs, and by DKMS for those to come'
 	@echo 'make uninstall     remove these'
 	@echo
@@ -108,7 +108,7 @@ fmt:
 	@scripts/lint --fix
 
 clean:
-	rm -rf build tools/target
+	rm -rf build build-clippy tools/target selftests/{flood,ipsec,netdevsim_rfc.ko} bench/resolver.ko
 
 clean-cache:
 	@source scripts/lib.sh && rm -rf "$$cache"

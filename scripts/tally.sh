@@ -18,7 +18,8 @@ fails() {
 	count 0 1 0
 }
 
-# What the selftests need beside Python: flood, and the kernel's net/ipsec.
+# What the selftests need beside Python: flood, the kernel's net/ipsec, and a netdevsim
+# with the RFC's resolver.
 build_programs() {
 	local kselftest
 	kselftest=$("$repo/scripts/kernel" test --source)/tools/testing/selftests
