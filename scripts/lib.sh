@@ -32,7 +32,7 @@ use_tools() {
 # minutes, and what the kernels take that have never been built.
 foretell() { # MINUTES FLAVOUR...
 	local once=0 what built
-	local -A minutes=([tools]=2 [test]=10 [debug]=11 [stock]=3 [fixed]=3)
+	local -A minutes=([tools]=2 [test]=12 [debug]=13 [stock]=3 [fixed]=3)
 	for what in tools "${@:2}"; do
 		case $what in
 		tools) built="env" ;;
