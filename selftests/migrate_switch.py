@@ -14,7 +14,7 @@ from lib.hosts import V4, V6
 from lib.ktap import defect, equal, only, true
 from lib.xfrm import SA
 
-MOVES = int(os.environ.get("MOVES", 150 if DEBUG else 5000))
+MOVES = int(os.environ.get("MOVES", 150 if DEBUG else 3000))
 FEW = MOVES // 20
 
 SPI = 0x1000

@@ -19,7 +19,7 @@ from lib import flood, ktap, netlink, xfrm
 from lib.ktap import equal, true
 from lib.netlink import ACK, CREATE, EXCL, REPLACE, REQUEST, Message
 
-SECONDS = float(os.environ.get("SECONDS", 1))
+SECONDS = float(os.environ.get("SECONDS", 0.5))
 FOREVER = 1 << 40
 # What one of two who want the same SA may be told.
 LOST = {errno.ESRCH, errno.EEXIST}
