@@ -3,7 +3,6 @@
 """What ends a search for an SPI, other than that one is free or none."""
 
 import signal
-import struct
 import time
 
 from lib import handler, ktap, netlink, spi, xfrm
@@ -12,10 +11,10 @@ from lib.ktap import equal, true
 from lib.netns import Netns
 from lib.spi import NO_SPI, larval, scope, verdict
 from lib.xfrm import DIR_IN, SA
+from migrate_scale import send_all
 
 HERE, PEER = "192.0.2.1", "192.0.2.2"
 FULL = 0x1000, 0x13ff if DEBUG else 0x17ff
-SPI_AT = 16 + 72        # in a message of xfrm.INFO, with its header
 # The kernel's number for "call me again", which isn't meant for users.
 ERESTARTSYS = 512
 PATIENCE = 120
@@ -23,11 +22,9 @@ PATIENCE = 120
 
 def fill(ns):
     """Takes each SPI of a range."""
-    one = bytearray(ns.xfrm.message(xfrm.NEWSA, SA(HERE, PEER, 0).pack(), netlink.CREATE).pack())
-    for n in range(FULL[0], FULL[1] + 1):
-        struct.pack_into(">I", one, SPI_AT, n)
-        ns.xfrm.send(one)
-    equal(ns.xfrm.count(), FULL[1] - FULL[0] + 1, "SAs")
+    every = range(FULL[0], FULL[1] + 1)
+    send_all(ns.xfrm, xfrm.NEWSA, SA(HERE, PEER, 0).pack(), {72: 0}, every, netlink.CREATE)
+    equal(ns.xfrm.count(), len(every), "SAs")
 
 
 def until(wanted, ask):

@@ -90,7 +90,7 @@ def feature(ns, name, feature_, wish=None):
 class Port(contextlib.ExitStack):
     """A simulated device in namespace a, linked with one in namespace b; of these cards."""
 
-    def __init__(self, a, b, cards=(None, None)):
+    def __init__(self, a, b, cards):
         super().__init__()
         self.dev, self.peer = (self.enter_context(nsim.Device(*ends))
                                for ends in zip((a, b), cards))
@@ -193,6 +193,7 @@ class Bonded(contextlib.ExitStack):
         self.b.up(BOND)
 
     def port(self, *cards):
+        """A new one, of the cards that there are or of these; for None, of a card of its own."""
         return self.enter_context(Port(self.a, self.b, cards or self.cards))
 
     def tap(self, port):
