@@ -47,7 +47,7 @@ impl kernel::InPlaceModule for XfrmNext {
         pin_init::pin_init_scope(|| {
             let text = Arc::new(TextBarrier, GFP_KERNEL)?;
             let redirector = Redirector::new(text.clone())?;
-            xfrm::hashes::check()?;
+            xfrm::state::hashes::check()?;
             Ok(try_pin_init!(Self {
                 migrate_state <- migrate_state::Service::new(&redirector),
                 spi <- spi::Service::new(&redirector),

@@ -12,7 +12,7 @@
 use super::{lag::Lag, replica::MAX_SLAVES, verdict};
 use crate::{
     net::{device::Esp, Device, Rtnl},
-    xfrm::{lower::Installed, upper::Upper},
+    xfrm::offload::{lower::Installed, upper::Upper},
 };
 use kernel::{prelude::*, sync::aref::ARef};
 

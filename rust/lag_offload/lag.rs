@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     net::{bonding::Bond, device::Esp, not_supported, rcu::Held, Device, ExtAck},
-    xfrm::{
+    xfrm::offload::{
         lower::{Installed, Sa},
         upper::{Locked, Ops},
     },

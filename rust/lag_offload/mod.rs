@@ -31,7 +31,7 @@ use crate::{
         notifier::{Event, Registration, Watch},
         Device, ExtAck, RcuBarrier, Rtnl, TextBarrier,
     },
-    xfrm::{
+    xfrm::offload::{
         upper::{Takeover, Upper},
         upper_calls,
     },

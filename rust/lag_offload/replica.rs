@@ -10,7 +10,7 @@ use crate::{
         rcu::{Held, Room, Shared},
         Device, ExtAck,
     },
-    xfrm::lower::{Installed, Sa},
+    xfrm::offload::lower::{Installed, Sa},
 };
 use core::fmt;
 use kernel::{

@@ -15,7 +15,13 @@
 use super::{lag::Lag, verdict, Bonds};
 use crate::{
     net::{bonding::Bond, Rtnl},
-    xfrm::{lower::Sa, uapi, upper::Takeover, upper::Upper},
+    xfrm::{
+        offload::{
+            lower::Sa,
+            upper::{Takeover, Upper},
+        },
+        uapi,
+    },
 };
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kernel::{debugfs, fmt, sync::Arc};

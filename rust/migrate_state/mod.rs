@@ -25,9 +25,10 @@ use crate::{
     },
     redirect::{Redirect, Redirector},
     xfrm::{
-        lookup, messages,
-        migrate_state::{MigrateState, MigrateStateTarget},
-        retired::Retirement,
+        messages,
+        migrate::entry::{MigrateState, MigrateStateTarget},
+        replaced::Retirement,
+        state::lookup,
         uapi, NewState, State,
     },
 };

@@ -6,7 +6,7 @@ use crate::{
     net::Message,
     xfrm::{
         messages,
-        snapshot::Changes,
+        migrate::snapshot::Changes,
         uapi::{self, attr, MigrateState, Offload},
         State,
     },

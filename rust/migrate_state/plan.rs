@@ -7,7 +7,7 @@ use super::{
     request::{check_prefixes, OffloadChange, Request},
 };
 use crate::xfrm::{
-    snapshot::{Changes, Snapshot},
+    migrate::snapshot::{Changes, Snapshot},
     uapi::{self, Encap, Offload, Selector},
 };
 

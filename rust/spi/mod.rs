@@ -31,8 +31,11 @@ use crate::{
     },
     redirect::{Redirect, Redirector},
     xfrm::{
-        larval, messages,
-        spi::{self, AllocSpi, SpiTarget, UserSpiTarget},
+        messages,
+        spi::{
+            entry::{self, AllocSpi, SpiTarget, UserSpiTarget},
+            larval,
+        },
         uapi, Arrivals, State,
     },
 };
@@ -158,7 +161,7 @@ impl Allocator {
         let mut index = spis.index.lock();
         let search = Search::new(state, rule, &mut index, &spis.arrivals);
 
-        match search.run(Candidates::new(range, spi::random())) {
+        match search.run(Candidates::new(range, entry::random())) {
             Outcome::Done => Ok(()),
             Outcome::Dead => {
                 extack.set(format_args!("Target ACQUIRE is in DEAD state"));
@@ -204,7 +207,7 @@ mod tests {
     #[test]
     fn each_spi_comes_once() {
         let mut seen = [0u8; 256];
-        for spi in Candidates::new(0x100..=0x1ff, spi::random()) {
+        for spi in Candidates::new(0x100..=0x1ff, entry::random()) {
             seen[spi as usize & 0xff] += 1;
         }
         assert_eq!(seen, [1; 256]);

@@ -5,8 +5,10 @@
 use crate::{
     net::{netlink::Attributes, ExtAck},
     xfrm::{
-        larval::{self, Wanted},
-        spi,
+        spi::{
+            entry,
+            larval::{self, Wanted},
+        },
         uapi::{attr, SpiInfo},
     },
 };
@@ -35,7 +37,7 @@ impl Request {
     ) -> Result<Self> {
         let (SpiInfo { info, min, max }, _) = SpiInfo::ref_from_prefix(body).map_err(|_| EINVAL)?;
         let range = *min..=*max;
-        spi::verify(info.proto, &range, extack)?;
+        entry::verify(info.proto, &range, extack)?;
 
         let pcpu_num = get(attributes, attr::SA_PCPU);
         if pcpu_num.is_some_and(|number| !larval::is_cpu(number)) {

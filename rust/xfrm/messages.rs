@@ -25,10 +25,10 @@ macro_rules! c_structs {
 c_structs!(sk_buff, nlmsghdr, nlattr, netlink_ext_ack, xfrm_state);
 
 /// How many attributes there can be: `XFRMA_MAX` and 0.
-pub(super) const ATTRIBUTES: usize = raw::xfrm_attr_type_t___XFRMA_MAX as usize;
+pub(in crate::xfrm) const ATTRIBUTES: usize = raw::xfrm_attr_type_t___XFRMA_MAX as usize;
 
 /// The type of the functions that serve requests.
-pub(super) type Doit = unsafe extern "C" fn(
+pub(in crate::xfrm) type Doit = unsafe extern "C" fn(
     *mut raw::sk_buff,
     *mut raw::nlmsghdr,
     *mut *mut raw::nlattr,

@@ -3,14 +3,14 @@
 //! IPsec's security associations: finding, cloning and replacing them,
 //! messages about them; devices that have them.
 //!
-//! | to | files |
-//! |---|---|
-//! | serve requests, send messages | [`migrate_state`], [`spi`]; [`messages`], [`uapi`]; `layout` checks the last |
-//! | read and lock an SA | [`state`], [`snapshot`] |
-//! | find SAs | [`lookup`], `tables`, [`hashes`]; [`arrivals`]: hear of each; [`larval`]: those without keys |
-//! | put a new SA into the place of an old one | [`new_state`], `tables` |
-//! | let packets in flight finish on the old one | [`retired`], `in_flight`, `replay` |
-//! | offload | `lower`: a NIC's driver; `upper`, `upper_calls`: being that of a bond |
+//! | folder | what | imports |
+//! |---|---|---|
+//! | [`migrate`] | serving requests to migrate; a new SA in the place of an old one | all below |
+//! | [`replaced`] | SAs that have been replaced, and packets in flight on them | [`state`] |
+//! | [`spi`] | serving requests for SPIs; SAs without keys; hearing of each SA | [`state`] |
+//! | `offload` | a NIC's driver; being that of a bond | [`state`] |
+//! | [`state`] | the SA, its locks, the tables it is in, lookup | [`uapi`] |
+//! | [`uapi`], [`messages`] | messages of user space | |
 //!
 //! Locks, outermost first: `xfrm_cfg_mutex` of the namespace (held by netlink
 //! and PF_KEY around each request) -> [`State::lock`] -> `xfrm_state_lock` of
@@ -18,30 +18,15 @@
 //!
 //! C header: `include/net/xfrm.h`
 
-pub mod arrivals;
-pub mod hashes;
-mod in_flight;
-pub mod larval;
-mod layout;
-pub mod lookup;
-#[cfg(XFRM_NEXT_LAG)]
-pub mod lower;
 pub mod messages;
-pub mod migrate_state;
-pub mod new_state;
-mod replay;
-pub mod retired;
-pub mod snapshot;
+pub mod migrate;
+#[cfg(XFRM_NEXT_LAG)]
+pub mod offload;
+pub mod replaced;
 pub mod spi;
 pub mod state;
-mod tables;
 pub mod uapi;
-#[cfg(XFRM_NEXT_LAG)]
-pub mod upper;
-#[cfg(XFRM_NEXT_LAG)]
-pub mod upper_calls;
 
-pub use arrivals::Arrivals;
-pub use new_state::NewState;
-pub use state::State;
-pub use tables::Table;
+pub use migrate::NewState;
+pub use spi::Arrivals;
+pub use state::{State, Table};

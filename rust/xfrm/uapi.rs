@@ -4,7 +4,7 @@
 //! them.
 //!
 //! Host byte order, except for addresses, SPIs and ports: those are kept as
-//! the bytes that are on the wire. [`super::layout`] checks the layouts against
+//! the bytes that are on the wire. `state/layout.rs` checks the layouts against
 //! the kernel's headers when the module is built; nothing here depends on the
 //! kernel, so that the logic on top can be tested anywhere.
 

@@ -4,11 +4,11 @@
 //!
 //! C source: `net/xfrm/xfrm_user.c`
 
-use super::messages::{Doit, ATTRIBUTES};
 use crate::{
     net::{netlink::Request, Namespace},
     raw,
     redirect::{Arguments, Gate, Target},
+    xfrm::messages::{Doit, ATTRIBUTES},
 };
 use kernel::{error::from_result, ffi::c_int, prelude::*};
 

@@ -5,14 +5,17 @@
 //! Mirrors `xfrm_state_clone_and_setup()`, `xfrm_state_migrate_create()` and
 //! `xfrm_state_migrate_install()` of `net/xfrm/xfrm_state.c`.
 
-use super::{
-    larval,
-    retired::{close_window, Grave, Retirement},
-    snapshot::Changes,
-    tables::{in_hardware, take_place, Counts},
-    uapi, State,
+use super::snapshot::Changes;
+use crate::{
+    net::ExtAck,
+    raw,
+    xfrm::{
+        replaced::{close_window, Grave, Retirement},
+        spi::larval,
+        state::tables::{in_hardware, take_place, Counts},
+        uapi, State,
+    },
 };
-use crate::{net::ExtAck, raw};
 use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::aref::ARef};
 

@@ -5,10 +5,10 @@
 //! Nothing here depends on the kernel, so that what is decided by it can be tested
 //! anywhere. [`State::snapshot`] takes one; [`NewState::clone_of`] applies changes.
 //!
-//! [`State::snapshot`]: super::State::snapshot
+//! [`State::snapshot`]: crate::xfrm::State::snapshot
 //! [`NewState::clone_of`]: super::NewState::clone_of
 
-use super::uapi::{Address, Encap, Mark, Offload, Selector};
+use crate::xfrm::uapi::{Address, Encap, Mark, Offload, Selector};
 
 /// An SA at one moment.
 ///

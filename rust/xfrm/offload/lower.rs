@@ -5,10 +5,10 @@
 //! C headers: `include/linux/netdevice.h` (`struct xfrmdev_ops`),
 //! `include/net/xfrm.h`
 
-use super::{state, uapi::Id, State};
 use crate::{
     net::{bonding::Bond, not_supported, Device, ExtAck},
     raw,
+    xfrm::{state, uapi::Id, State},
 };
 use kernel::{error::to_result, prelude::*, sync::aref::ARef, types::Opaque};
 
@@ -32,13 +32,13 @@ impl Sa {
     /// # Safety
     ///
     /// `ptr` must be valid during `'a`, and what it is offloaded as not change.
-    pub(super) unsafe fn from_raw<'a>(ptr: *mut raw::xfrm_state) -> &'a Self {
+    pub(in crate::xfrm) unsafe fn from_raw<'a>(ptr: *mut raw::xfrm_state) -> &'a Self {
         // SAFETY: The caller promises that it is valid; the type is transparent.
         unsafe { &*ptr.cast() }
     }
 
     /// For functions of the kernel and of drivers.
-    pub(super) fn as_ptr(&self) -> *mut raw::xfrm_state {
+    pub(in crate::xfrm) fn as_ptr(&self) -> *mut raw::xfrm_state {
         self.0.get()
     }
 
@@ -60,7 +60,7 @@ impl Sa {
     }
 
     /// Whether it has been deleted or has expired, as it has when it is freed.
-    pub(super) fn is_dead(&self) -> bool {
+    pub(in crate::xfrm) fn is_dead(&self) -> bool {
         // SAFETY: The SA is valid.
         let phase = unsafe { (&raw const (*self.as_ptr()).km.state).read_volatile() };
         u32::from(phase) == raw::XFRM_STATE_DEAD

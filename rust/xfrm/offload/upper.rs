@@ -115,10 +115,10 @@ pub trait Ops: Send + Unpin + Sized + 'static {
 #[pin_data]
 pub struct Upper<T: Ops> {
     ops: raw::xfrmdev_ops,
-    pub(super) original: *const raw::xfrmdev_ops,
+    pub(in crate::xfrm) original: *const raw::xfrmdev_ops,
     device: ARef<Device>,
     #[pin]
-    pub(super) inner: Mutex<Inner<T>>,
+    pub(in crate::xfrm) inner: Mutex<Inner<T>>,
 }
 
 // SAFETY: The tables of operations are only read.
@@ -127,7 +127,7 @@ unsafe impl<T: Ops> Send for Upper<T> {}
 unsafe impl<T: Ops> Sync for Upper<T> {}
 
 /// What the lock protects.
-pub(super) struct Inner<T: Ops> {
+pub(in crate::xfrm) struct Inner<T: Ops> {
     /// No more SAs are taken.
     closed: bool,
     /// The SAs that are ours, by address: none is freed before it has left.
@@ -137,7 +137,7 @@ pub(super) struct Inner<T: Ops> {
 
 impl<T: Ops> Inner<T> {
     /// Ends that an SA is ours.
-    pub(super) fn release(&mut self, sa: &Sa) {
+    pub(in crate::xfrm) fn release(&mut self, sa: &Sa) {
         if let Some(node) = self.sas.remove_node(&key(sa)) {
             let (_, private) = node.to_key_value();
             T::free(sa, &private);
@@ -196,7 +196,7 @@ impl<T: Ops> Upper<T> {
     }
 
     /// Adds an SA, or says that it is the driver's.
-    pub(super) fn add(&self, sa: &Sa, extack: &mut ExtAck<'_>) -> Result<bool> {
+    pub(in crate::xfrm) fn add(&self, sa: &Sa, extack: &mut ExtAck<'_>) -> Result<bool> {
         let mut inner = self.inner.lock();
         if inner.closed || !inner.data.takes(&self.device, sa, extack)? {
             return Ok(false);

@@ -75,7 +75,7 @@ impl Drop for Sleeper {
 /// Gives a reference up when whoever has found it by operations that aren't the device's
 /// any more is done: under RCU, or as a task that doesn't sleep between reading the
 /// operations and calling. May sleep, but doesn't wait if there is memory to do it later.
-pub(super) fn drop_later<T: Send + Sync + 'static>(this: Arc<T>) {
+pub(in crate::xfrm) fn drop_later<T: Send + Sync + 'static>(this: Arc<T>) {
     let wait = || {
         // SAFETY: Both may be called wherever one may sleep.
         unsafe {
@@ -96,7 +96,7 @@ pub(super) fn drop_later<T: Send + Sync + 'static>(this: Arc<T>) {
 }
 
 /// What is behind `upper_priv` of an SA whose device is an [`Upper`].
-pub(super) fn upper_priv<T: Ops>(sa: &Sa) -> &Shared<Arc<T::Private>> {
+pub(in crate::xfrm) fn upper_priv<T: Ops>(sa: &Sa) -> &Shared<Arc<T::Private>> {
     // SAFETY: The SA is valid. The field is a pointer that nobody else writes but
     // null, when it is null already.
     unsafe { &*(&raw const (*sa.as_ptr()).xso.upper_priv).cast() }
@@ -133,7 +133,7 @@ fn original<T: Ops>(device: &Device) -> &raw::xfrmdev_ops {
 }
 
 /// The functions that the kernel calls.
-pub(super) struct Callbacks<T: Ops>(PhantomData<T>);
+pub(in crate::xfrm) struct Callbacks<T: Ops>(PhantomData<T>);
 
 impl<T: Ops> Callbacks<T> {
     const TABLE: raw::xfrmdev_ops = raw::xfrmdev_ops {
@@ -151,7 +151,7 @@ impl<T: Ops> Callbacks<T> {
     };
 
     /// Returns ours, but for policies.
-    pub(super) fn table(theirs: &raw::xfrmdev_ops) -> raw::xfrmdev_ops {
+    pub(in crate::xfrm) fn table(theirs: &raw::xfrmdev_ops) -> raw::xfrmdev_ops {
         raw::xfrmdev_ops {
             xdo_dev_policy_add: theirs.xdo_dev_policy_add,
             xdo_dev_policy_delete: theirs.xdo_dev_policy_delete,

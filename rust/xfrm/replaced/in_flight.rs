@@ -19,7 +19,7 @@
 
 use super::{
     replay::{Numbers, Plain, Ring, Verdict, Window},
-    retired::{ring, successor},
+    ring, successor,
 };
 use crate::{
     raw,

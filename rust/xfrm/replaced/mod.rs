@@ -16,14 +16,10 @@
 //! | [`Yard`] | those of one namespace, which waits for them when it ends |
 //!
 //! Locks: lock of the retired SA -> lock of the successor -> the burials.
-//!
-//! [`in_flight`]: super::in_flight
 
-use super::{
-    in_flight::{Overflow, Recheck},
-    tables::{count_again, outdate_routes, uncache},
-    State,
-};
+mod in_flight;
+mod replay;
+
 use crate::{
     net::{
         namespace::{PerNamespace, Registration, Slot},
@@ -31,6 +27,10 @@ use crate::{
     },
     raw,
     redirect::{Redirect, Redirector},
+    xfrm::{
+        state::tables::{count_again, outdate_routes, uncache},
+        State,
+    },
 };
 use core::{
     cell::{Cell, UnsafeCell},
@@ -38,6 +38,7 @@ use core::{
     pin::Pin,
     ptr::NonNull,
 };
+use in_flight::{Overflow, Recheck};
 use kernel::{
     prelude::*,
     rbtree::{Entry, RBTree, RBTreeNodeReservation},
@@ -94,7 +95,7 @@ impl Retirement {
     }
 
     /// Makes room for one SA of `net`. May sleep. Fails with `ENOMEM`.
-    pub(super) fn grave(&self, net: &Namespace) -> Result<Grave> {
+    pub(in crate::xfrm) fn grave(&self, net: &Namespace) -> Result<Grave> {
         Ok(Grave {
             place: RBTreeNodeReservation::new(GFP_KERNEL)?,
             unburied: self.yards.get(net).unburied.clone(),
@@ -150,7 +151,7 @@ impl PinnedDrop for Yard {
 const PATIENCE: Delta = Delta::from_secs(1);
 
 /// Room for one SA to be retired in, so that it can't fail then.
-pub(super) struct Grave {
+pub(in crate::xfrm) struct Grave {
     place: RBTreeNodeReservation<usize, Burial>,
     unburied: Arc<Unburied>,
 }
@@ -182,7 +183,7 @@ impl Grave {
     /// # Safety
     ///
     /// `old` is locked until it has been taken out of the tables and retired.
-    pub(super) unsafe fn succeed(self, old: &State, new: ARef<State>) -> Named {
+    pub(in crate::xfrm) unsafe fn succeed(self, old: &State, new: ARef<State>) -> Named {
         self.unburied.count.fetch_add(1, ordering::Relaxed);
         let burial = Burial {
             rcu: UnsafeCell::new(MaybeUninit::uninit()),
@@ -202,7 +203,7 @@ impl Grave {
 }
 
 /// An SA with a successor, that is still to be retired.
-pub(super) struct Named(NonNull<Burial>);
+pub(in crate::xfrm) struct Named(NonNull<Burial>);
 
 impl Named {
     /// Retires `old`: frees it from its limits and timers, which its successor
@@ -212,7 +213,7 @@ impl Named {
     ///
     /// `old` must be the SA that has been named, locked, valid, without a
     /// device, out of the tables and no longer counted.
-    pub(super) unsafe fn retire(self, old: *mut raw::xfrm_state) {
+    pub(in crate::xfrm) unsafe fn retire(self, old: *mut raw::xfrm_state) {
         // SAFETY: The caller promises it. The burial stays until `ripen` has
         // taken it away.
         unsafe {
@@ -350,7 +351,7 @@ unsafe fn release(x: *mut raw::xfrm_state) {
 /// # Safety
 ///
 /// The SA is locked, and its numbers are of no use any more.
-pub(super) unsafe fn close_window(x: *mut raw::xfrm_state) {
+pub(in crate::xfrm) unsafe fn close_window(x: *mut raw::xfrm_state) {
     // SAFETY: The caller promises it. A ring's bits follow the structure, as
     // many words as it says.
     unsafe {
@@ -376,13 +377,13 @@ pub(super) unsafe fn close_window(x: *mut raw::xfrm_state) {
 /// # Safety
 ///
 /// `esn` is valid.
-pub(super) unsafe fn ring(esn: *mut raw::xfrm_replay_state_esn) -> *mut u32 {
+pub(in crate::xfrm) unsafe fn ring(esn: *mut raw::xfrm_replay_state_esn) -> *mut u32 {
     // SAFETY: The caller promises it.
     unsafe { (&raw mut (*esn).bmp).cast() }
 }
 
 /// Returns the successor of an SA that is in no table, if it has one: if it is
 /// retired. Bottom halves must be off.
-pub(super) fn successor(x: *mut raw::xfrm_state) -> Option<ARef<State>> {
+pub(in crate::xfrm) fn successor(x: *mut raw::xfrm_state) -> Option<ARef<State>> {
     with_burials(|burials| Some(burials.get(&key(x.cast()))?.new.clone()))
 }

@@ -10,8 +10,11 @@
 //!
 //! Mirrors `xfrm_state_walk()` of `net/xfrm/xfrm_state.c`, the other way round.
 
-use super::{tables::listed, State, Table};
-use crate::{net::Namespace, raw};
+use crate::{
+    net::Namespace,
+    raw,
+    xfrm::{state::tables::listed, State, Table},
+};
 use core::pin::Pin;
 use kernel::{prelude::*, types::Opaque};
 

@@ -8,14 +8,14 @@
 //!
 //! C source: `net/xfrm/xfrm_state.c`, `net/xfrm/xfrm_user.c`
 
-use super::{
-    messages::{Doit, ATTRIBUTES},
-    State,
-};
 use crate::{
     net::{netlink::Request, ExtAck},
     raw,
     redirect::{Arguments, CType, Gate, Target},
+    xfrm::{
+        messages::{Doit, ATTRIBUTES},
+        State,
+    },
 };
 use core::{fmt, ops::RangeInclusive};
 use kernel::{

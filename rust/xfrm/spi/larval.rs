@@ -7,17 +7,17 @@
 //!
 //! C source: `net/xfrm/xfrm_state.c`, `net/xfrm/xfrm_user.c`
 
-use super::{
-    state::Locked,
-    uapi::{attr, Address, Id, Mark, SaInfo, MSG_NEWSA},
-    State, Table,
-};
 use crate::{
     net::{
         message::{attribute_size, Message},
         Namespace,
     },
     raw,
+    xfrm::{
+        state::Locked,
+        uapi::{attr, Address, Id, Mark, SaInfo, MSG_NEWSA},
+        State, Table,
+    },
 };
 use kernel::{
     prelude::*,
@@ -75,7 +75,7 @@ pub fn find_or_make(net: &Namespace, wanted: &Wanted) -> Option<ARef<State>> {
 /// `ACQUIRE`, and has no SPI. May not be called under locks.
 ///
 /// Mirrors the last part of `xfrm_state_add()`.
-pub(super) fn resolve(state: &State) {
+pub(in crate::xfrm) fn resolve(state: &State) {
     let x = state.as_ptr();
     // SAFETY: The SA is valid, and what is read of it doesn't change.
     let wanted = unsafe {
@@ -274,7 +274,7 @@ pub fn message(state: &State, portid: u32, seq: u32) -> Result<Message> {
 #[kernel::macros::kunit_tests(xfrm_next_larval)]
 mod tests {
     use super::*;
-    use crate::xfrm::{lookup, uapi};
+    use crate::xfrm::{state::lookup, uapi};
 
     const ID: Id = Id {
         daddr: Address([192, 0, 2, 99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),

@@ -6,11 +6,12 @@
 //! the module is built, it has some of its own (`rust/helpers.c`), which another kernel
 //! may not share.
 
-use super::{
-    uapi::{self, Address},
-    State, Table,
+use super::{State, Table};
+use crate::{
+    net::Namespace,
+    raw,
+    xfrm::uapi::{self, Address},
 };
-use crate::{net::Namespace, raw};
 use core::ptr::NonNull;
 use kernel::{
     error::{

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks at build time that [`super::uapi`] is what the kernel's headers say:
+//! Checks at build time that [`uapi`] is what the kernel's headers say:
 //! `include/uapi/linux/xfrm.h`.
 //!
 //! So what is one in `uapi` may be passed to the kernel, and the other way round;
 //! the parts of an SA that are of both can be converted.
 
-use super::uapi;
-use crate::raw;
+use crate::{raw, xfrm::uapi};
 use core::mem::{align_of, offset_of, size_of, transmute};
 
 macro_rules! same_layout {

@@ -4,8 +4,8 @@
 //!
 //! C source: `net/xfrm/xfrm_state.c`
 
-use super::{uapi::Id, State, Table};
-use crate::{net::Namespace, raw};
+use super::{State, Table};
+use crate::{net::Namespace, raw, xfrm::uapi::Id};
 use kernel::sync::aref::ARef;
 
 /// Returns the first SA with this id that takes packets with `mark` and is

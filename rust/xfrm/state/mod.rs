@@ -2,15 +2,25 @@
 
 //! A security association, `struct xfrm_state`.
 //!
-//! Those of its methods that are about SPIs are in [`larval`](super::larval).
+//! Those of its methods that are about SPIs are in [`larval`](super::spi::larval).
 //!
 //! C header: `include/net/xfrm.h`
 
-use super::{
-    snapshot::Snapshot,
-    uapi::{self, Encap, Id, Mark, Offload},
+pub mod hashes;
+mod layout;
+pub mod lookup;
+pub(in crate::xfrm) mod tables;
+
+pub use tables::Table;
+
+use crate::{
+    net::Namespace,
+    raw,
+    xfrm::{
+        migrate::snapshot::Snapshot,
+        uapi::{self, Encap, Id, Mark, Offload},
+    },
 };
-use crate::{net::Namespace, raw};
 use core::{ptr::NonNull, slice};
 use kernel::{
     error::to_result,
@@ -73,7 +83,7 @@ impl State {
     /// # Safety
     ///
     /// `ptr` must be valid, with a reference count that isn't 0 during `'a`.
-    pub(super) unsafe fn from_raw<'a>(ptr: *mut raw::xfrm_state) -> &'a Self {
+    pub(in crate::xfrm) unsafe fn from_raw<'a>(ptr: *mut raw::xfrm_state) -> &'a Self {
         // SAFETY: The caller promises that it is valid; the type is transparent.
         unsafe { &*ptr.cast() }
     }
@@ -83,13 +93,13 @@ impl State {
     /// # Safety
     ///
     /// `ptr` must be null, or come with a reference that the caller gives up.
-    pub(super) unsafe fn owned(ptr: *mut raw::xfrm_state) -> Option<ARef<Self>> {
+    pub(in crate::xfrm) unsafe fn owned(ptr: *mut raw::xfrm_state) -> Option<ARef<Self>> {
         // SAFETY: The caller promises it; the type is transparent.
         NonNull::new(ptr).map(|state| unsafe { ARef::from_raw(state.cast()) })
     }
 
     /// For functions of the kernel.
-    pub(super) fn as_ptr(&self) -> *mut raw::xfrm_state {
+    pub(in crate::xfrm) fn as_ptr(&self) -> *mut raw::xfrm_state {
         self.0.get()
     }
 
@@ -109,7 +119,7 @@ impl State {
     }
 
     /// Returns the SPI, in network byte order, which is 0 as long as there is none.
-    pub(super) fn spi(&self) -> [u8; 4] {
+    pub(in crate::xfrm) fn spi(&self) -> [u8; 4] {
         get!(self, id.spi).to_ne_bytes()
     }
 
@@ -152,7 +162,7 @@ impl State {
     }
 
     /// Returns the selector, which requests set: see [`Self::snapshot`].
-    pub(super) fn selector(&self) -> uapi::Selector {
+    pub(in crate::xfrm) fn selector(&self) -> uapi::Selector {
         // SAFETY: The SA is valid, and the layouts are the same (`layout.rs`). All
         // bytes of an SA are initialized, also those between the fields of the
         // kernel's structure, which a value of that wouldn't keep.
@@ -194,24 +204,24 @@ impl State {
     }
 
     /// Whether it serves packets: it has keys, and isn't deleted or expired.
-    pub(super) fn is_valid(&self) -> bool {
+    pub(in crate::xfrm) fn is_valid(&self) -> bool {
         self.phase() == raw::XFRM_STATE_VALID
     }
 
     /// Whether it has been deleted, or has expired.
-    pub(super) fn is_dead(&self) -> bool {
+    pub(in crate::xfrm) fn is_dead(&self) -> bool {
         self.phase() == raw::XFRM_STATE_DEAD
     }
 
     /// Returns how many references there are. Others may take some right afterwards,
     /// unless nobody can find the SA.
-    pub(super) fn references(&self) -> u32 {
+    pub(in crate::xfrm) fn references(&self) -> u32 {
         // SAFETY: The SA is valid.
         unsafe { raw::xfrm_next_state_refcount(self.as_ptr()) }
     }
 
     /// Returns where the SA is in its life: `XFRM_STATE_*`.
-    pub(super) fn phase(&self) -> u32 {
+    pub(in crate::xfrm) fn phase(&self) -> u32 {
         get!(self, km.state).into()
     }
 
@@ -219,7 +229,7 @@ impl State {
     /// empty if there is none. May sleep. Fails with `ENOMEM`.
     ///
     /// Mirrors `copy_sec_ctx()`.
-    pub(super) fn security_context(&self) -> Result<KVec<u8>> {
+    pub(in crate::xfrm) fn security_context(&self) -> Result<KVec<u8>> {
         let context = get!(self, security);
         // SAFETY: It is null or valid, doesn't change, and is freed with the SA.
         let Some(context) = (unsafe { context.as_ref() }) else {
@@ -261,7 +271,7 @@ impl State {
 
     /// Locks the SA under the lock of the one which it succeeds, which the
     /// caller holds with bottom halves off.
-    pub(super) fn lock_nested(&self) -> Nested<'_> {
+    pub(in crate::xfrm) fn lock_nested(&self) -> Nested<'_> {
         // SAFETY: The SA is valid; the guard unlocks it.
         unsafe { raw::xfrm_next_state_lock_nested(self.as_ptr()) };
         Nested {
@@ -272,8 +282,6 @@ impl State {
 
     /// Locks the SA, and keeps bottom halves off this CPU. Doesn't sleep, and
     /// nobody may sleep before it is unlocked. Outside of [`Table::lock`].
-    ///
-    /// [`Table::lock`]: super::Table::lock
     pub fn lock(&self) -> Locked<'_> {
         // SAFETY: The SA is valid; the guard unlocks it.
         unsafe { raw::xfrm_next_state_lock(self.as_ptr()) };
@@ -289,7 +297,7 @@ impl State {
 /// # Invariants
 ///
 /// The lock is held by this CPU.
-pub(super) struct Nested<'a> {
+pub(in crate::xfrm) struct Nested<'a> {
     state: &'a State,
     _not_send: NotThreadSafe,
 }
@@ -306,7 +314,7 @@ impl Drop for Nested<'_> {
 /// # Safety
 ///
 /// The SA is valid.
-pub(super) unsafe fn id(x: *const raw::xfrm_state) -> Id {
+pub(in crate::xfrm) unsafe fn id(x: *const raw::xfrm_state) -> Id {
     // SAFETY: The caller promises it; one access each.
     unsafe {
         Id {
@@ -321,12 +329,12 @@ pub(super) unsafe fn id(x: *const raw::xfrm_state) -> Id {
 
 impl raw::xfrm_dev_offload {
     /// Whether the SA is for received packets.
-    pub(super) fn is_inbound(&self) -> bool {
+    pub(in crate::xfrm) fn is_inbound(&self) -> bool {
         u32::from(self.dir()) == raw::XFRM_DEV_OFFLOAD_IN
     }
 
     /// Whether the device does all of IPsec for the SA, not the ciphers only.
-    pub(super) fn is_packet(&self) -> bool {
+    pub(in crate::xfrm) fn is_packet(&self) -> bool {
         u32::from(self.type_()) == raw::XFRM_DEV_OFFLOAD_PACKET
     }
 }
@@ -349,12 +357,12 @@ impl Locked<'_> {
     }
 
     /// For functions of the kernel that want it locked.
-    pub(super) fn as_ptr(&self) -> *mut raw::xfrm_state {
+    pub(in crate::xfrm) fn as_ptr(&self) -> *mut raw::xfrm_state {
         self.state.as_ptr()
     }
 
     /// Returns the SA.
-    pub(super) fn state(&self) -> &State {
+    pub(in crate::xfrm) fn state(&self) -> &State {
         self.state
     }
 }

@@ -10,8 +10,8 @@
 //!
 //! C source: `net/xfrm/xfrm_state.c`
 
-use super::{state, uapi::Id, State};
-use crate::{net::Namespace, raw};
+use super::{id, State};
+use crate::{net::Namespace, raw, xfrm::uapi::Id};
 use core::{
     mem,
     ptr::{self, NonNull},
@@ -92,7 +92,7 @@ impl<'a> Table<'a> {
     }
 
     /// Returns the head of the list of all SAs.
-    pub(super) fn all(&self) -> *mut raw::list_head {
+    pub(in crate::xfrm) fn all(&self) -> *mut raw::list_head {
         // SAFETY: Only the address of the field is taken.
         unsafe { &raw mut (*self.net.as_ptr()).xfrm.state_all }
     }
@@ -105,10 +105,10 @@ impl<'a> Table<'a> {
     /// # Safety
     ///
     /// The SA is locked, of this namespace, and not in the table yet.
-    pub(super) unsafe fn insert_by_spi(&self, x: *mut raw::xfrm_state) {
+    pub(in crate::xfrm) unsafe fn insert_by_spi(&self, x: *mut raw::xfrm_state) {
         // SAFETY: The caller promises it; what is in the chain stays there.
         unsafe {
-            let chain = self.chain(&state::id(x));
+            let chain = self.chain(&id(x));
             let mut other = by_spi((*chain).first);
             while !other.is_null() && in_hardware(other) {
                 other = by_spi((*other).byspi.next);
@@ -146,7 +146,7 @@ impl<'a> Table<'a> {
     }
 
     /// Returns the chain of the table by SPI that an SA with this id is in.
-    pub(super) fn chain(&self, id: &Id) -> *mut raw::hlist_head {
+    pub(in crate::xfrm) fn chain(&self, id: &Id) -> *mut raw::hlist_head {
         // SAFETY: The namespace is valid; the address is read only, and has the
         // layout of `xfrm_address_t`. We hold the lock.
         unsafe {
@@ -200,7 +200,7 @@ unsafe fn by_spi(node: *mut raw::hlist_node) -> *mut raw::xfrm_state {
 ///
 /// The entry must be in the list of all SAs of a namespace, and the lock of its
 /// tables held during `'a`.
-pub(super) unsafe fn listed<'a>(entry: *mut raw::list_head) -> Option<&'a State> {
+pub(in crate::xfrm) unsafe fn listed<'a>(entry: *mut raw::list_head) -> Option<&'a State> {
     // SAFETY: The entry is the first field of this, be it an SA's or a reader's;
     // one access.
     let phase =
@@ -214,7 +214,7 @@ pub(super) unsafe fn listed<'a>(entry: *mut raw::list_head) -> Option<&'a State>
 
 /// Whether an SA that has left the tables still is one of the namespace's SAs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Counts {
+pub(in crate::xfrm) enum Counts {
     /// Until it is deleted, which has to follow.
     Still,
     /// No more.
@@ -229,7 +229,7 @@ pub(super) enum Counts {
 ///
 /// Both are locked. `old` is valid and in the tables, `new` is a clone of it
 /// that nobody else knows.
-pub(super) unsafe fn take_place(
+pub(in crate::xfrm) unsafe fn take_place(
     new: *mut raw::xfrm_state,
     old: *mut raw::xfrm_state,
     counts: Counts,
@@ -283,7 +283,7 @@ unsafe fn same_keys(a: *const raw::xfrm_state, b: *const raw::xfrm_state) -> (bo
 /// # Safety
 ///
 /// The SA is valid, and its device isn't taken away meanwhile.
-pub(super) unsafe fn in_hardware(x: *const raw::xfrm_state) -> bool {
+pub(in crate::xfrm) unsafe fn in_hardware(x: *const raw::xfrm_state) -> bool {
     // SAFETY: The caller promises it.
     unsafe { (&raw const (*x).xso).read() }.is_packet()
 }
@@ -418,7 +418,7 @@ unsafe fn outdate_choices(new: *const raw::xfrm_state, old: *const raw::xfrm_sta
 /// # Safety
 ///
 /// The SA is valid, and locked, or its tables are.
-pub(super) unsafe fn outdate_routes(x: *mut raw::xfrm_state) {
+pub(in crate::xfrm) unsafe fn outdate_routes(x: *mut raw::xfrm_state) {
     // SAFETY: The caller promises it. Should both at once make one step of two, that is
     // still another number than before.
     unsafe {
@@ -464,14 +464,14 @@ unsafe fn unhash(node: *mut raw::hlist_node) {
 }
 
 /// Takes an SA out of the caches of the lookups. Takes `xfrm_state_lock`.
-pub(super) fn uncache(state: &State) {
+pub(in crate::xfrm) fn uncache(state: &State) {
     let _table = Table::lock(state.net());
     // SAFETY: The SA is valid, and we hold the lock.
     unsafe { uncache_locked(state.as_ptr()) }
 }
 
 /// Counts an SA once more that has been subtracted twice. Takes `xfrm_state_lock`.
-pub(super) fn count_again(state: &State) {
+pub(in crate::xfrm) fn count_again(state: &State) {
     let table = Table::lock(state.net());
     // SAFETY: The namespace is valid, and we hold the lock.
     unsafe { (*table.net().as_ptr()).xfrm.state_num = table.len().wrapping_add(1) }

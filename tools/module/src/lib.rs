@@ -27,7 +27,13 @@ pub mod spi {
 
 #[path = "../../../rust/xfrm"]
 pub mod xfrm {
-    pub mod replay;
-    pub mod snapshot;
     pub mod uapi;
+
+    pub mod migrate {
+        pub mod snapshot;
+    }
+
+    pub mod replaced {
+        pub mod replay;
+    }
 }

@@ -2,7 +2,7 @@
 
 //! Numbers go out one after the other, until they end.
 
-use crate::xfrm::replay::Numbers;
+use crate::xfrm::replaced::replay::Numbers;
 use arbitrary::{Result, Unstructured};
 
 pub fn holds(u: &mut Unstructured<'_>) -> Result<()> {

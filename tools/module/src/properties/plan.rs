@@ -13,7 +13,7 @@ use crate::{
         request::{Attributes, Request},
     },
     xfrm::{
-        snapshot::{Changes, Snapshot},
+        migrate::snapshot::{Changes, Snapshot},
         uapi::{Address, Encap, Id, Mark, MigrateState, Offload, Selector},
     },
 };

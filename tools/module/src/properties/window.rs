@@ -3,7 +3,7 @@
 //! A window accepts a packet once, unless it is too old to know: it is compared
 //! with the set of all that was received.
 
-use crate::xfrm::replay::{Plain, Ring, Verdict, Window};
+use crate::xfrm::replaced::replay::{Plain, Ring, Verdict, Window};
 use arbitrary::{Result, Unstructured};
 use std::collections::BTreeSet;
 

@@ -5,7 +5,7 @@
 pub use module::properties::plan::Attrs;
 use module::{
     migrate_state::request::Request,
-    xfrm::{snapshot::Snapshot, uapi::*},
+    xfrm::{migrate::snapshot::Snapshot, uapi::*},
 };
 
 pub fn v4(last: u8) -> Address {

@@ -8,7 +8,7 @@ use module::{
         plan::Plan,
         refusal::{Errno, Refusal},
     },
-    xfrm::{snapshot::Snapshot, uapi::*},
+    xfrm::{migrate::snapshot::Snapshot, uapi::*},
 };
 
 fn plan(header: MigrateState, attrs: Attrs, old: &Snapshot) -> Result<Plan, Refusal> {

@@ -2,7 +2,7 @@
 
 //! Where numbers end, and windows that take nothing.
 
-use module::xfrm::replay::{Numbers, Plain, Ring, Verdict, Window};
+use module::xfrm::replaced::replay::{Numbers, Plain, Ring, Verdict, Window};
 
 #[test]
 fn numbers_end() {

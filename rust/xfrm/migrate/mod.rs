@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Putting a new SA into the place of an old one, as `XFRM_MSG_MIGRATE_STATE` asks.
+
+pub mod entry;
+pub mod new_state;
+pub mod snapshot;
+
+pub use new_state::NewState;
