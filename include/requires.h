@@ -18,6 +18,9 @@
 #ifndef CONFIG_DYNAMIC_FTRACE_WITH_ARGS
 #error "xfrm_next needs CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE=y, with arguments"
 #endif
+#ifdef CONFIG_LTO
+#error "xfrm_next needs a kernel without CONFIG_LTO_CLANG: what it inlines can't be redirected"
+#endif
 #ifndef CONFIG_XFRM_MIGRATE
 #error "xfrm_next needs CONFIG_XFRM_MIGRATE=y"
 #endif

@@ -9,10 +9,10 @@
 //! Changing features causes events, which come back here: so what the bond does is
 //! noted before anything is changed, and nothing is done about what is known.
 
-use super::{lag::Lag, replica::MAX_SLAVES, verdict};
+use super::{lag::Lag, verdict};
 use crate::{
-    net::{device::Esp, Device, Rtnl},
-    xfrm::offload::{lower::Installed, upper::Upper},
+    net::{device::Esp, warn_ratelimited, Device, Rtnl},
+    xfrm::offload::{lower, replica::MAX_LOWERS, upper::Upper},
 };
 use kernel::{prelude::*, sync::aref::ARef};
 
@@ -23,7 +23,9 @@ pub fn of_bond(rtnl: &Rtnl, bond: &Upper<Lag>) {
     let unfit = now.segmentation();
     if !unfit.is_none() {
         let name = device.name(rtnl);
-        pr_warn!("{name}: no tx-esp-segmentation, its slaves may differ in what they segment\n");
+        warn_ratelimited!(
+            "{name}: no tx-esp-segmentation, its slaves may differ in what they segment\n"
+        );
         // This comes back here.
         return device.want_esp(rtnl, Esp::NONE, unfit);
     }
@@ -43,9 +45,9 @@ pub fn of_bond(rtnl: &Rtnl, bond: &Upper<Lag>) {
         let name = device.name(rtnl);
         match slave {
             Some(slave) => {
-                pr_warn!("{name}: no ESP offload, {} can't do it\n", slave.name(rtnl));
+                warn_ratelimited!("{name}: no ESP offload, {} can't do it\n", slave.name(rtnl));
             }
-            None => pr_warn!("{name}: no ESP offload, there is no memory\n"),
+            None => warn_ratelimited!("{name}: no ESP offload, there is no memory\n"),
         }
     }
 }
@@ -72,7 +74,7 @@ pub fn of_slave(rtnl: &Rtnl, bond: &Upper<Lag>, slave: &Device) {
     };
     if !lost.is_none() {
         let (name, slave) = (bond.device().name(rtnl), slave.name(rtnl));
-        pr_warn!("{name}: no ESP offload any more, {slave} has stopped it\n");
+        warn_ratelimited!("{name}: no ESP offload any more, {slave} has stopped it\n");
         bond.device().want_esp(rtnl, Esp::NONE, lost);
     }
 }
@@ -90,7 +92,7 @@ fn enable_all(rtnl: &Rtnl, bond: &Device, esp: Esp) -> Result<(), (Option<ARef<D
         }
         let borrowed = enable(rtnl, slave, esp);
         let _ = enabled.push_within_capacity((slave.into(), borrowed));
-        if n >= MAX_SLAVES || !Installed::is_possible(slave) || !slave.esp().contains(esp) {
+        if n >= MAX_LOWERS || !lower::is_possible(slave) || !slave.esp().contains(esp) {
             return Err((Some(slave.into()), enabled));
         }
     }

@@ -4,17 +4,16 @@
 //!
 //! Every slave holds every SA that is ours. A slave that can't isn't let in.
 
-use super::{
-    replica::{Misfit, Replica, MAX_SLAVES},
-    verdict,
-};
+use super::verdict;
 use crate::{
-    net::{bonding::Bond, device::Esp, not_supported, rcu::Held, Device, ExtAck},
+    net::{bonding::Bond, device::Esp, not_supported, Device, ExtAck},
     xfrm::offload::{
-        lower::{Installed, Sa},
+        lower::{self, Sa},
+        replica::{Replicated, MAX_LOWERS},
         upper::{Locked, Ops},
     },
 };
+use core::fmt;
 use kernel::{prelude::*, sync::aref::ARef};
 
 /// What is known of one bond.
@@ -56,13 +55,17 @@ impl Lag {
     }
 }
 
-impl Ops for Lag {
-    type Private = Replica;
-
-    fn private() -> impl PinInit<Replica, Error> {
-        Replica::new()
+/// Puts an SA on a slave that does what the bond does of ESP.
+///
+/// Fails with what the driver says, or `EOPNOTSUPP` if the slave can't.
+fn install(sa: &mut Replicated<'_>, slave: &Device, esp: Esp, extack: &mut ExtAck<'_>) -> Result {
+    if !slave.esp().contains(esp) {
+        return Err(not_supported());
     }
+    sa.install(slave, extack)
+}
 
+impl Ops for Lag {
     fn takes(&self, upper: &Device, sa: &Sa, extack: &mut ExtAck<'_>) -> Result<bool> {
         let bond = Bond::of(upper).ok_or_else(not_supported)?;
         if !verdict::uses_all(bond) {
@@ -90,30 +93,36 @@ impl Ops for Lag {
     fn install(
         &mut self,
         upper: &Device,
-        sa: &Sa,
-        replica: &Replica,
+        sa: &mut Replicated<'_>,
         extack: &mut ExtAck<'_>,
     ) -> Result {
         let esp = upper.esp();
         self.slaves()
-            .try_for_each(|slave| replica.install(slave, sa, esp, extack))
-    }
-
-    fn delete(sa: &Sa, replica: &Replica) {
-        replica.delete(sa);
-    }
-
-    fn free(sa: &Sa, replica: &Replica) {
-        replica.free(sa);
+            .try_for_each(|slave| install(sa, slave, esp, extack))
     }
 
     fn may_offload(upper: &Device) -> bool {
         Bond::of(upper).is_some_and(|bond| verdict::reason(upper, bond).is_none())
     }
+}
 
-    #[inline]
-    fn lower_handle(replica: &Replica, lower: &Device, rcu: Held<'_>) -> usize {
-        replica.handle(lower, rcu)
+/// Why a slave can't have the SAs, in addition to what its driver says.
+pub enum Misfit {
+    /// Its driver isn't prepared for it.
+    Driver,
+    /// It doesn't do all of ESP that the bond does.
+    Features,
+    /// There are too many slaves.
+    TooMany,
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Driver => f.write_str("its driver can't share SAs"),
+            Self::Features => f.write_str("it can't do all of ESP that the bond does"),
+            Self::TooMany => write!(f, "there are more than {MAX_LOWERS} slaves"),
+        }
     }
 }
 
@@ -122,13 +131,13 @@ pub fn check(lag: &mut Locked<'_, Lag>, slave: &Device, esp: Esp) -> Result<(), 
     if lag.is_empty() && esp.is_none() {
         return Ok(());
     }
-    if !Installed::is_possible(slave) {
+    if !lower::is_possible(slave) {
         return Err(Misfit::Driver);
     }
     if !slave.esp().contains(esp) {
         return Err(Misfit::Features);
     }
-    if lag.data().slaves.len() >= MAX_SLAVES {
+    if lag.data().slaves.len() >= MAX_LOWERS {
         return Err(Misfit::TooMany);
     }
     Ok(())
@@ -144,11 +153,9 @@ pub fn join(
     extack: &mut ExtAck<'_>,
 ) -> Result {
     lag.data().note(slave)?;
-    let result = lag.sas().try_for_each(|(sa, replica)| {
-        // Without a reference it is about to be freed, and needs no device.
-        let held = sa.hold();
-        held.map_or(Ok(()), |_held| replica.install(slave, sa, esp, extack))
-    });
+    let result = lag
+        .sas()
+        .try_for_each(|mut sa| install(&mut sa, slave, esp, extack));
     if result.is_err() {
         part(lag, slave);
     }
@@ -157,8 +164,7 @@ pub fn join(
 
 /// Takes all SAs from a slave that doesn't send any more.
 fn part(lag: &mut Locked<'_, Lag>, slave: &Device) {
-    lag.sas()
-        .for_each(|(sa, replica)| replica.remove(slave, sa));
+    lag.sas().for_each(|mut sa| sa.remove(slave));
     lag.data().forget(slave);
 }
 

@@ -5,7 +5,7 @@
 //! In modes 802.3ad and balance-xor a bond decides packet by packet which slave
 //! sends. By then the packet has been left to hardware to be encrypted, so each
 //! slave has to know the SA: one that doesn't would send it as it is. So every
-//! slave holds every SA ([`lag`], [`replica`]), under a handle of its own.
+//! slave holds every SA ([`lag`]), under a handle of its own.
 //!
 //! The administrator asks for it by `ethtool -K BOND esp-hw-offload on`; then the
 //! slaves are asked for the same ([`features`]). What makes an SA ours is decided
@@ -20,7 +20,6 @@
 
 mod features;
 mod lag;
-mod replica;
 mod show;
 mod verdict;
 
@@ -29,12 +28,9 @@ use crate::{
         bonding::Bond,
         not_supported,
         notifier::{Event, Registration, Watch},
-        Device, ExtAck, RcuBarrier, Rtnl, TextBarrier,
+        warn_ratelimited, Device, ExtAck, RcuBarrier, Rtnl, TextBarrier,
     },
-    xfrm::offload::{
-        upper::{Takeover, Upper},
-        upper_calls,
-    },
+    xfrm::offload::{takeover::Takeover, upper::Upper, upper_calls::Exit},
 };
 use kernel::{
     debugfs, new_mutex,
@@ -59,7 +55,7 @@ pub struct Service {
     _closing: Closing,
     #[pin]
     notifier: Registration<Watcher>,
-    _exit: upper_calls::Exit,
+    _exit: Arc<Exit<Lag>>,
     _freed: RcuBarrier,
 }
 
@@ -67,14 +63,15 @@ impl Service {
     /// Takes over all bonds that are and will be. Takes RTNL.
     pub fn new(text: Arc<TextBarrier>) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            let bonds = Arc::pin_init(Bonds::new(), GFP_KERNEL)?;
+            let exit = Exit::new(text)?;
+            let bonds = Arc::pin_init(Bonds::new(exit.clone()), GFP_KERNEL)?;
             let shown = Shown(bonds.clone());
             let watcher = Watcher(bonds.clone());
             let closing = Closing(bonds);
             let directory = debugfs::Dir::new(c"xfrm_next");
             Ok(try_pin_init!(Self {
                 _freed: RcuBarrier,
-                _exit: upper_calls::Exit::new(text),
+                _exit: exit,
                 _closing: closing,
                 notifier <- Registration::new(watcher),
                 shown <- directory.read_only_file(c"lag", shown),
@@ -102,13 +99,15 @@ struct Bonds {
     #[pin]
     list: Mutex<KVec<Takeover<Lag>>>,
     closed: Atomic<bool>,
+    exit: Arc<Exit<Lag>>,
 }
 
 impl Bonds {
-    fn new() -> impl PinInit<Self> {
+    fn new(exit: Arc<Exit<Lag>>) -> impl PinInit<Self> {
         pin_init!(Self {
             list <- new_mutex!(KVec::new(), "xfrm_next_bonds"),
             closed: Atomic::new(false),
+            exit,
         })
     }
 
@@ -133,7 +132,8 @@ impl Bonds {
     }
 
     /// Takes a bond over, with the slaves that it has.
-    fn take(&self, rtnl: &Rtnl, device: &Device) -> Result {
+    fn take(&self, rtnl: &Rtnl, bond: Bond<'_>) -> Result {
+        let device = bond.device();
         let mut list = self.list.lock();
         let known = list.iter().any(|taken| taken.upper().device().is(device));
         if known || self.closed.load(ordering::Relaxed) {
@@ -142,7 +142,7 @@ impl Bonds {
         list.reserve(1, GFP_KERNEL)?;
         let mut lag = Lag::new();
         rtnl.lowers(device).try_for_each(|slave| lag.note(slave))?;
-        list.push(Takeover::new(device, lag, rtnl)?, GFP_KERNEL)?;
+        list.push(Takeover::new(&self.exit, bond, lag, rtnl)?, GFP_KERNEL)?;
         Ok(())
     }
 
@@ -173,8 +173,11 @@ impl Watch for Watcher {
         extack: &mut ExtAck<'_>,
     ) -> Result {
         match event {
-            Event::Appears if Bond::of(device).is_some() => self.appears(rtnl, device),
-            Event::Appears => {}
+            Event::Appears => {
+                if let Some(bond) = Bond::of(device) {
+                    self.appears(rtnl, bond);
+                }
+            }
             Event::Goes => {
                 self.0.give_back(rtnl, device);
                 self.sweep(device);
@@ -199,10 +202,11 @@ impl Watch for Watcher {
 }
 
 impl Watcher {
-    fn appears(&self, rtnl: &Rtnl, device: &Device) {
-        if let Err(e) = self.0.take(rtnl, device) {
+    fn appears(&self, rtnl: &Rtnl, bond: Bond<'_>) {
+        let device = bond.device();
+        if let Err(e) = self.0.take(rtnl, bond) {
             let name = device.name(rtnl);
-            return pr_warn!("{name}: can't take over its IPsec offload: {e:?}\n");
+            return warn_ratelimited!("{name}: can't take over its IPsec offload: {e:?}\n");
         }
         self.features(rtnl, device);
     }

@@ -16,10 +16,7 @@ use super::{lag::Lag, verdict, Bonds};
 use crate::{
     net::{bonding::Bond, Rtnl},
     xfrm::{
-        offload::{
-            lower::Sa,
-            upper::{Takeover, Upper},
-        },
+        offload::{lower::Sa, takeover::Takeover, upper::Upper},
         uapi,
     },
 };
@@ -41,7 +38,7 @@ impl debugfs::Writer for Shown {
 fn bond(upper: &Upper<Lag>, rtnl: &Rtnl, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let device = upper.device();
     let name = device.name(rtnl);
-    let (ifindex, netns) = (device.ifindex(), device.net().inode());
+    let (ifindex, netns) = (device.ifindex(), device.net(rtnl).inode());
     writeln!(f, "bond {name} ifindex {ifindex} netns {netns}")?;
     if let Some(reason) = Bond::of(device).and_then(|bond| verdict::reason(device, bond)) {
         writeln!(f, "reason {reason}")?;
@@ -50,9 +47,9 @@ fn bond(upper: &Upper<Lag>, rtnl: &Rtnl, f: &mut fmt::Formatter<'_>) -> fmt::Res
     for slave in lag.data().slaves() {
         writeln!(f, "slave {}", slave.name(rtnl))?;
     }
-    for (sa, replica) in lag.sas() {
-        write_sa(sa, f)?;
-        replica.each(|slave, handle| writeln!(f, "handle {} {handle:#x}", slave.name(rtnl)))?;
+    for sa in lag.sas() {
+        write_sa(sa.sa(), f)?;
+        sa.each(|slave, handle| writeln!(f, "handle {} {handle:#x}", slave.name(rtnl)))?;
     }
     Ok(())
 }

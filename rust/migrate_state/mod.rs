@@ -20,7 +20,7 @@ mod request;
 use crate::{
     net::{
         self,
-        namespace::{PerNamespace, Registration, Slot},
+        namespace::{PerNamespace, Registration, Setup, Slot},
         netlink, sysctl, ExtAck, Namespace,
     },
     redirect::{Redirect, Redirector},
@@ -66,10 +66,10 @@ impl Service {
 
 /// What each namespace can set.
 #[pin_data]
-struct Settings {
+struct Settings<'net> {
     /// 1: requests are served here. 0: the kernel's own handler has them.
     #[pin]
-    enabled: sysctl::Int,
+    enabled: sysctl::Int<'net>,
 }
 
 static SETTINGS: Slot = Slot::new();
@@ -82,13 +82,13 @@ static ENABLED: sysctl::Definition = sysctl::Definition {
     max: 1,
 };
 
-impl PerNamespace for Settings {
-    fn slot() -> &'static Slot {
-        &SETTINGS
-    }
+impl PerNamespace for Settings<'static> {
+    type Data<'net> = Settings<'net>;
 
-    fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
-        try_pin_init!(Self {
+    const SLOT: &'static Slot = &SETTINGS;
+
+    fn new<'net>(net: Setup<'net>) -> impl PinInit<Settings<'net>, Error> {
+        try_pin_init!(Settings {
             enabled <- sysctl::Int::new(net, &ENABLED),
         })
     }
@@ -96,13 +96,15 @@ impl PerNamespace for Settings {
 
 /// Serves the message where a namespace wants it.
 pub struct Handler {
-    settings: Arc<Registration<Settings>>,
+    settings: Arc<Registration<Settings<'static>>>,
     retirement: Arc<Retirement>,
 }
 
 impl MigrateState for Handler {
     fn serves(&self, net: &Namespace) -> bool {
-        self.settings.get(net).enabled.get() != 0
+        self.settings
+            .with(net, |settings| settings.enabled.get())
+            != 0
     }
 
     fn serve(&self, mut message: netlink::Request<'_>) -> Result {

@@ -67,6 +67,11 @@ impl<'a> Bond<'a> {
         unsafe { raw::xfrm_next_is_bond(device.as_ptr()) }.then_some(Self(device))
     }
 
+    /// Returns the device. Any context.
+    pub fn device(self) -> &'a Device {
+        self.0
+    }
+
     /// Returns the mode of now. It changes only while there are no slaves, and
     /// not always with an event. Any context.
     pub fn mode(self) -> Mode {

@@ -77,10 +77,10 @@ impl Device {
         self.as_ptr() == other.as_ptr()
     }
 
-    /// Returns the namespace that the device is in. Any context.
-    pub fn net(&self) -> &Namespace {
-        // SAFETY: The namespace of a device stays at least until nobody refers
-        // to the device.
+    /// Returns the namespace that the device is in. It stays there under RTNL, which the
+    /// end of a namespace takes to remove its devices before modules' data go.
+    pub fn net<'a>(&'a self, _rtnl: &'a Rtnl) -> &'a Namespace {
+        // SAFETY: The device is valid, and so its namespace is, for the above reason.
         unsafe { Namespace::from_raw(raw::xfrm_next_dev_net(self.as_ptr())) }
     }
 

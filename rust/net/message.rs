@@ -77,10 +77,13 @@ impl Message {
 
     /// Adds an attribute. Any context.
     ///
-    /// Fails with `EMSGSIZE` if there is no room. Mirrors `nla_put()`.
+    /// Fails with `EMSGSIZE` if there is no room, or it is longer than an attribute can
+    /// say. Mirrors `nla_put()`.
     pub fn put<T: IntoBytes + Immutable + ?Sized>(&mut self, kind: u16, value: &T) -> Result {
         let bytes = value.as_bytes();
-
+        if attribute_size(bytes.len()) > usize::from(u16::MAX) {
+            return Err(EMSGSIZE);
+        }
         // SAFETY: The skb is ours by the type invariant, and `bytes` is
         // readable.
         to_result(unsafe {

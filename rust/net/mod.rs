@@ -7,7 +7,6 @@
 //! What only offload on bonds needs is built only with it.
 
 mod barrier;
-#[cfg(XFRM_NEXT_LAG)]
 pub mod bh;
 #[cfg(XFRM_NEXT_LAG)]
 pub mod bonding;
@@ -35,6 +34,26 @@ pub use namespace::Namespace;
 pub use rtnl::Rtnl;
 
 use kernel::prelude::*;
+
+/// Whether a message that anybody can cause may go to the log now. Any context. Mirrors
+/// `net_ratelimit()`.
+#[cfg(XFRM_NEXT_LAG)]
+pub fn may_log() -> bool {
+    // SAFETY: It may be called anywhere.
+    unsafe { crate::raw::net_ratelimit() != 0 }
+}
+
+/// A warning that anybody can cause, now and then. Mirrors `net_warn_ratelimited()`.
+#[cfg(XFRM_NEXT_LAG)]
+macro_rules! warn_ratelimited {
+    ($($arg:tt)*) => {
+        if $crate::net::may_log() {
+            kernel::pr_warn!($($arg)*)
+        }
+    };
+}
+#[cfg(XFRM_NEXT_LAG)]
+pub(crate) use warn_ratelimited;
 
 /// Returns `EAFNOSUPPORT`, for which Linux 7.2's `kernel` crate has no constant.
 pub fn no_such_family() -> Error {

@@ -56,6 +56,29 @@ impl Namespace {
     }
 }
 
+/// A network namespace from when it is set up to when it has ended. The data that modules
+/// keep for it may not be there yet, or any more.
+///
+/// # Invariants
+///
+/// The namespace is valid during `'net`.
+#[derive(Clone, Copy)]
+pub struct Setup<'net>(*mut raw::net, PhantomData<&'net Namespace>);
+
+impl Setup<'_> {
+    /// For functions of the kernel.
+    pub(crate) fn as_ptr(self) -> *mut raw::net {
+        self.0
+    }
+}
+
+impl<'net> From<&'net Namespace> for Setup<'net> {
+    fn from(net: &'net Namespace) -> Self {
+        // INVARIANT: It is borrowed as long.
+        Self(net.as_ptr(), PhantomData)
+    }
+}
+
 /// Where the kernel keeps its number for one kind of [`PerNamespace`] data.
 pub struct Slot {
     number: Opaque<c_uint>,
@@ -96,26 +119,30 @@ impl Drop for Taken {
 
 /// Data that each network namespace has one of.
 ///
+/// They know by `'net` how long they are there, so that what they are made of can't be kept
+/// beyond the namespace. Those that have such parts implement this for `'static`, which
+/// stands for all lifetimes.
+///
 /// # Examples
 ///
 /// `ENABLED` is that of [`sysctl::Int`](super::sysctl::Int).
 ///
 /// ```ignore
 /// #[pin_data]
-/// struct Settings {
+/// struct Settings<'net> {
 ///     #[pin]
-///     enabled: sysctl::Int,
+///     enabled: sysctl::Int<'net>,
 /// }
 ///
 /// static SETTINGS: Slot = Slot::new();
 ///
-/// impl PerNamespace for Settings {
-///     fn slot() -> &'static Slot {
-///         &SETTINGS
-///     }
+/// impl PerNamespace for Settings<'static> {
+///     type Data<'net> = Settings<'net>;
 ///
-///     fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
-///         try_pin_init!(Self {
+///     const SLOT: &'static Slot = &SETTINGS;
+///
+///     fn new<'net>(net: Setup<'net>) -> impl PinInit<Settings<'net>, Error> {
+///         try_pin_init!(Settings {
 ///             enabled <- sysctl::Int::new(net, &ENABLED),
 ///         })
 ///     }
@@ -123,7 +150,7 @@ impl Drop for Taken {
 ///
 /// /// Each namespace has settings while this is there.
 /// struct Handler {
-///     settings: Pin<KBox<Registration<Settings>>>,
+///     settings: Pin<KBox<Registration<Settings<'static>>>>,
 /// }
 ///
 /// impl Handler {
@@ -133,20 +160,23 @@ impl Drop for Taken {
 ///     }
 ///
 ///     fn serves(&self, net: &Namespace) -> bool {
-///         self.settings.get(net).enabled.get() != 0
+///         self.settings.with(net, |settings| settings.enabled.get()) != 0
 ///     }
 /// }
 /// ```
-pub trait PerNamespace: Sized + Send + Sync + 'static {
+pub trait PerNamespace: 'static {
+    /// The data.
+    type Data<'net>: Send + Sync;
+
     /// A slot of its own for each implementation.
-    fn slot() -> &'static Slot;
+    const SLOT: &'static Slot;
 
     /// Makes the data for `net`, when the module is loaded or the namespace
     /// is created. May sleep; `pernet_ops_rwsem` is held.
     ///
     /// The data are dropped when the namespace ends or the registration is
-    /// dropped, whichever is first.
-    fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_;
+    /// dropped, whichever is first; `'net` is until then.
+    fn new<'net>(net: Setup<'net>) -> impl PinInit<Self::Data<'net>, Error>;
 }
 
 /// The registration of `T` with all namespaces that are and will be. Dropping it
@@ -154,7 +184,7 @@ pub trait PerNamespace: Sized + Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// `ops` is registered, and `T::slot()` is ours and holds its number.
+/// `ops` is registered, and `T::SLOT` is ours and holds its number.
 #[pin_data(PinnedDrop)]
 pub struct Registration<T: PerNamespace> {
     #[pin]
@@ -164,10 +194,10 @@ pub struct Registration<T: PerNamespace> {
     _data: PhantomData<T>,
 }
 
-// SAFETY: The list that `ops` is in has a lock of its own, and `T` is `Send`:
-// the data may be dropped by another thread than made them.
+// SAFETY: The list that `ops` is in has a lock of its own, and the data are `Send`:
+// they may be dropped by another thread than made them.
 unsafe impl<T: PerNamespace> Send for Registration<T> {}
-// SAFETY: As above; `get` only reads, and `T` is `Sync`.
+// SAFETY: As above; `with` only reads, and the data are `Sync`.
 unsafe impl<T: PerNamespace> Sync for Registration<T> {}
 
 impl<T: PerNamespace> Registration<T> {
@@ -178,14 +208,14 @@ impl<T: PerNamespace> Registration<T> {
     /// namespace has data. Mirrors `register_pernet_subsys()`.
     pub fn new() -> impl PinInit<Self, Error> {
         pin_init!(Self {
-            _slot: Taken::new(T::slot())?,
+            _slot: Taken::new(T::SLOT)?,
             ops <- Opaque::try_ffi_init(|ops: *mut raw::pernet_operations| {
                 // SAFETY: `ops` is ours to write, and won't move.
                 unsafe {
                     ops.write(raw::pernet_operations {
                         init: Some(Self::init),
                         exit: Some(Self::exit),
-                        id: T::slot().number.get(),
+                        id: T::SLOT.number.get(),
                         size: size_of::<*mut c_void>(),
                         ..pin_init::zeroed()
                     })
@@ -198,11 +228,18 @@ impl<T: PerNamespace> Registration<T> {
         }? Error)
     }
 
-    /// Returns the data of `net`. Any context.
-    pub fn get<'a>(&'a self, net: &'a Namespace) -> &'a T {
+    /// Lets `f` use the data of `net`. Any context that `f` is fit for.
+    ///
+    /// `f` takes them with any `'net`: were it one that the caller knows, a reference as short as
+    /// that could be put into data that are there longer. What can be shortened, it may return.
+    pub fn with<'a, R>(
+        &'a self,
+        net: &'a Namespace,
+        f: impl for<'net> FnOnce(&'a T::Data<'net>) -> R,
+    ) -> R {
         // SAFETY: By the type invariant `init` has put the data there. They are
         // dropped when the registration is, or when the namespace begins to end.
-        unsafe { Pin::get_ref(Pin::<KBox<T>>::borrow(*place::<T>(net.as_ptr()))) }
+        f(unsafe { Pin::get_ref(Pin::<KBox<T::Data<'_>>>::borrow(*place::<T>(net.as_ptr()))) })
     }
 
     /// # Safety
@@ -210,10 +247,8 @@ impl<T: PerNamespace> Registration<T> {
     /// `net` must be a namespace without our data.
     unsafe extern "C" fn init(net: *mut raw::net) -> c_int {
         from_result(|| {
-            // SAFETY: The namespace is valid while the kernel calls this. It
-            // has got the data of those who were registered before us.
-            let namespace = unsafe { Namespace::from_raw(net) };
-            let data = KBox::pin_init(T::new(namespace), GFP_KERNEL)?;
+            // INVARIANT: The namespace is valid until `exit` has dropped the data.
+            let data = KBox::pin_init(T::new(Setup(net, PhantomData)), GFP_KERNEL)?;
             // SAFETY: The place is ours, and empty.
             unsafe { *place::<T>(net) = data.into_foreign() };
             Ok(0)
@@ -227,11 +262,11 @@ impl<T: PerNamespace> Registration<T> {
     /// have gone, or from `drop`.
     unsafe extern "C" fn exit(net: *mut raw::net) {
         // SAFETY: `init` has put it there, and nobody has borrowed it.
-        drop(unsafe { Pin::<KBox<T>>::from_foreign(*place::<T>(net)) });
+        drop(unsafe { Pin::<KBox<T::Data<'_>>>::from_foreign(*place::<T>(net)) });
     }
 }
 
-/// Returns where `net` keeps the pointer to its `T`.
+/// Returns where `net` keeps the pointer to its data.
 ///
 /// # Safety
 ///
@@ -239,7 +274,7 @@ impl<T: PerNamespace> Registration<T> {
 unsafe fn place<T: PerNamespace>(net: *mut raw::net) -> *mut *mut c_void {
     // SAFETY: The caller promises it. The slot was written before the first
     // callback, and stays as it is while the registration is there.
-    unsafe { raw::xfrm_next_net_generic(net, *T::slot().number.get()) }.cast()
+    unsafe { raw::xfrm_next_net_generic(net, *T::SLOT.number.get()) }.cast()
 }
 
 #[pinned_drop]
@@ -259,37 +294,38 @@ mod tests {
     /// How many there are.
     static DATA: Atomic<i32> = Atomic::new(0);
 
-    struct Data {
-        of: *const Namespace,
+    struct Data<'net> {
+        of: Setup<'net>,
     }
 
     // SAFETY: The pointer is only compared.
-    unsafe impl Send for Data {}
+    unsafe impl Send for Data<'_> {}
     // SAFETY: As above.
-    unsafe impl Sync for Data {}
+    unsafe impl Sync for Data<'_> {}
 
-    impl Drop for Data {
+    impl Drop for Data<'_> {
         fn drop(&mut self) {
             DATA.fetch_sub(1, ordering::Relaxed);
         }
     }
 
-    impl PerNamespace for Data {
-        fn slot() -> &'static Slot {
-            &SLOT
-        }
+    impl PerNamespace for Data<'static> {
+        type Data<'net> = Data<'net>;
 
-        fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
+        const SLOT: &'static Slot = &SLOT;
+
+        fn new<'net>(net: Setup<'net>) -> impl PinInit<Data<'net>, Error> {
             DATA.fetch_add(1, ordering::Relaxed);
-            Ok(Self { of: net })
+            Ok(Data { of: net })
         }
     }
 
     #[test]
     fn data_are_there_while_registered() -> Result {
-        let registration = KBox::pin_init(Registration::<Data>::new(), GFP_KERNEL)?;
+        let registration = KBox::pin_init(Registration::<Data<'static>>::new(), GFP_KERNEL)?;
         let first = Namespace::first();
-        assert!(core::ptr::eq(registration.get(first).of, first));
+        let of = registration.with(first, |data| data.of.as_ptr());
+        assert_eq!(of, first.as_ptr());
         assert!(DATA.load(ordering::Relaxed) > 0);
 
         drop(registration);
@@ -299,13 +335,13 @@ mod tests {
 
     #[test]
     fn a_slot_is_for_one_registration() -> Result {
-        let registration = KBox::pin_init(Registration::<Data>::new(), GFP_KERNEL)?;
-        let second = KBox::pin_init(Registration::<Data>::new(), GFP_KERNEL);
+        let registration = KBox::pin_init(Registration::<Data<'static>>::new(), GFP_KERNEL)?;
+        let second = KBox::pin_init(Registration::<Data<'static>>::new(), GFP_KERNEL);
         assert_eq!(second.err(), Some(EBUSY));
         assert!(DATA.load(ordering::Relaxed) > 0);
 
         drop(registration);
-        KBox::pin_init(Registration::<Data>::new(), GFP_KERNEL)?;
+        KBox::pin_init(Registration::<Data<'static>>::new(), GFP_KERNEL)?;
         assert_eq!(DATA.load(ordering::Relaxed), 0);
         Ok(())
     }

@@ -276,7 +276,7 @@ mod tests {
             event: Event<'_>,
             _extack: &mut ExtAck<'_>,
         ) -> Result {
-            if device.ifindex() != 1 || !core::ptr::eq(device.net(), Namespace::first()) {
+            if device.ifindex() != 1 || !core::ptr::eq(device.net(rtnl), Namespace::first()) {
                 return Ok(());
             }
             match event {

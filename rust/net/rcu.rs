@@ -58,19 +58,25 @@ impl<'a> From<&'a rcu::Guard> for Held<'a> {
 /// # Examples
 ///
 /// ```ignore
-/// struct Place(Shared<Installed>);
+/// struct Handle {
+///     device: ARef<Device>,
+///     handle: usize,
+/// }
+///
+/// struct Place(Shared<Handle>);
 ///
 /// impl Place {
-///     fn fill(&self, slave: &Device, sa: &Sa, extack: &mut ExtAck<'_>) -> Result {
+///     fn fill(&self, device: &Device) -> Result {
 ///         // What can fail comes before what others see.
 ///         let room = Room::new()?;
-///         let installed = Installed::add(slave, sa, extack)?;
-///         self.0.set(room, installed);
+///         let handle = ask_for_handle(device)?;
+///         let device = device.into();
+///         self.0.set(room, Handle { device, handle });
 ///         Ok(())
 ///     }
 ///
 ///     fn handle(&self, rcu: Held<'_>) -> usize {
-///         self.0.read(rcu).map_or(0, Installed::handle)
+///         self.0.read(rcu).map_or(0, |there| there.handle)
 ///     }
 /// }
 ///

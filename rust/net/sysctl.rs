@@ -4,9 +4,9 @@
 //!
 //! C headers: `include/linux/sysctl.h`, `include/net/net_namespace.h`
 
-use super::Namespace;
+use super::namespace::Setup;
 use crate::raw;
-use core::{pin::Pin, ptr};
+use core::{marker::PhantomData, pin::Pin, ptr};
 use kernel::{ffi::c_int, prelude::*, types::Opaque};
 
 /// Where a sysctl is, and what it takes.
@@ -23,7 +23,8 @@ pub struct Definition {
     pub max: c_int,
 }
 
-/// An integer that the administrator of a network namespace reads and sets.
+/// An integer that the administrator of a network namespace reads and sets, as long as that
+/// is there.
 ///
 /// # Invariants
 ///
@@ -40,7 +41,7 @@ pub struct Definition {
 ///     max: 1,
 /// };
 ///
-/// fn settings(net: &Namespace) -> impl PinInit<Settings, Error> + '_ {
+/// fn settings<'net>(net: Setup<'net>) -> impl PinInit<Settings<'net>, Error> {
 ///     try_pin_init!(Settings {
 ///         enabled <- sysctl::Int::new(net, &ENABLED),
 ///     })
@@ -49,29 +50,27 @@ pub struct Definition {
 ///
 /// `Settings` are those of [`PerNamespace`](super::namespace::PerNamespace).
 #[pin_data(PinnedDrop)]
-pub struct Int {
+pub struct Int<'net> {
     #[pin]
     value: Opaque<c_int>,
     #[pin]
     table: Opaque<raw::ctl_table>,
     header: *mut raw::ctl_table_header,
+    _net: PhantomData<Setup<'net>>,
 }
 
 // SAFETY: Nothing is bound to a thread.
-unsafe impl Send for Int {}
+unsafe impl Send for Int<'_> {}
 // SAFETY: The value is read and written in one access each; nobody touches the
 // table, and the header is for `drop`.
-unsafe impl Sync for Int {}
+unsafe impl Sync for Int<'_> {}
 
-impl Int {
+impl<'net> Int<'net> {
     /// Makes the file in `net`, until this is dropped. May sleep.
     ///
     /// Fails with `ENOMEM` if it can't be made, also when it is there already.
     /// Mirrors `register_net_sysctl()`.
-    pub fn new<'a>(
-        net: &'a Namespace,
-        definition: &'static Definition,
-    ) -> impl PinInit<Self, Error> + 'a {
+    pub fn new(net: Setup<'net>, definition: &'static Definition) -> impl PinInit<Self, Error> {
         pin_init!(&this in Self {
             value: Opaque::new(definition.default),
             table: Opaque::new(raw::ctl_table {
@@ -88,7 +87,7 @@ impl Int {
             header: {
                 // SAFETY: The table and its data are initialized and stay where
                 // they are; the strings and limits are static. `drop` unregisters
-                // the table before they go, and before the namespace does.
+                // the table before they go, and before `'net` ends.
                 let header = unsafe {
                     raw::register_net_sysctl_sz(
                         net.as_ptr(),
@@ -102,6 +101,7 @@ impl Int {
                 }
                 header
             },
+            _net: PhantomData,
         }? Error)
     }
 
@@ -114,7 +114,7 @@ impl Int {
 }
 
 #[pinned_drop]
-impl PinnedDrop for Int {
+impl PinnedDrop for Int<'_> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariant it is registered. This waits for those
         // who are reading or writing it.
@@ -125,6 +125,7 @@ impl PinnedDrop for Int {
 #[kernel::macros::kunit_tests(xfrm_next_sysctl)]
 mod tests {
     use super::*;
+    use crate::net::Namespace;
 
     static LIMIT: Definition = Definition {
         directory: c"net/xfrm_next_kunit",
@@ -137,7 +138,8 @@ mod tests {
     #[test]
     fn has_its_default_each_time() -> Result {
         for _ in 0..2 {
-            let limit = KBox::pin_init(Int::new(Namespace::first(), &LIMIT), GFP_KERNEL)?;
+            let limit = Int::new(Namespace::first().into(), &LIMIT);
+            let limit = KBox::pin_init(limit, GFP_KERNEL)?;
             assert_eq!(limit.get(), 3);
             // SAFETY: The value is initialized; it is written as the kernel does.
             unsafe { limit.value.get().write_volatile(5) };

@@ -117,7 +117,7 @@ impl Index {
 
     /// Reads arrivals, as far as there is memory for them. `table` is that of
     /// the namespace, here and below. Returns whether all have been read.
-    pub fn read(&mut self, arrivals: &Arrivals, table: &Table<'_>) -> bool {
+    pub fn read(&mut self, arrivals: &Arrivals<'_>, table: &Table<'_>) -> bool {
         while let Some(spare) = self.spare.take() {
             let Some(state) = arrivals.next(table) else {
                 self.spare = Some(spare);

@@ -26,8 +26,8 @@ mod search;
 
 use crate::{
     net::{
-        namespace::{PerNamespace, Registration, Slot},
-        netlink, sysctl, ExtAck, Namespace,
+        namespace::{PerNamespace, Registration, Setup, Slot},
+        netlink, sysctl, ExtAck,
     },
     redirect::{Redirect, Redirector},
     xfrm::{
@@ -36,6 +36,7 @@ use crate::{
             entry::{self, AllocSpi, SpiTarget, UserSpiTarget},
             larval,
         },
+        state::config::Config,
         uapi, Arrivals, State,
     },
 };
@@ -77,13 +78,13 @@ impl Service {
 
 /// What each namespace has.
 #[pin_data]
-struct Spis {
+struct Spis<'net> {
     /// A [`Scope`].
     #[pin]
-    scope: sysctl::Int,
+    scope: sysctl::Int<'net>,
     /// The SAs that the index doesn't know yet.
     #[pin]
-    arrivals: Arrivals,
+    arrivals: Arrivals<'net>,
     #[pin]
     index: Mutex<Index>,
 }
@@ -98,13 +99,13 @@ static SCOPE: sysctl::Definition = sysctl::Definition {
     max: Scope::MAX,
 };
 
-impl PerNamespace for Spis {
-    fn slot() -> &'static Slot {
-        &SPIS
-    }
+impl PerNamespace for Spis<'static> {
+    type Data<'net> = Spis<'net>;
 
-    fn new(net: &Namespace) -> impl PinInit<Self, Error> + '_ {
-        try_pin_init!(Self {
+    const SLOT: &'static Slot = &SPIS;
+
+    fn new<'net>(net: Setup<'net>) -> impl PinInit<Spis<'net>, Error> {
+        try_pin_init!(Spis {
             scope <- sysctl::Int::new(net, &SCOPE),
             arrivals <- Arrivals::new(net),
             index <- new_mutex!(Index::new(), "xfrm_next_spis"),
@@ -114,32 +115,33 @@ impl PerNamespace for Spis {
 
 /// Gives out the SPIs of all namespaces.
 struct Allocator {
-    spis: Arc<Registration<Spis>>,
+    spis: Arc<Registration<Spis<'static>>>,
 }
 
 impl AllocSpi for Allocator {
-    fn serve(&self, mut message: netlink::Request<'_>) -> Result {
+    fn serve(&self, config: &Config<'_>, mut message: netlink::Request<'_>) -> Result {
         let extack = &mut message.extack;
         let request = Request::parse(message.body, &message.attributes, extack)?;
-        let state = larval::find_or_make(message.net, &request.wanted).ok_or_else(|| {
+        let state = larval::find_or_make(config.net(), &request.wanted).ok_or_else(|| {
             extack.set(format_args!("Target ACQUIRE not found"));
             ENOENT
         })?;
-        self.give(&state, request.range, request.dir, extack)?;
+        self.give(config, &state, request.range, request.dir, extack)?;
         if let Some(dir) = request.dir {
-            state.set_dir(dir);
+            state.set_dir(dir, config);
         }
         let reply = larval::message(&state, message.portid, message.seq)?;
-        messages::unicast(message.net, reply, message.portid)
+        messages::unicast(config.net(), reply, message.portid)
     }
 
     fn allocate(
         &self,
+        config: &Config<'_>,
         state: &State,
         range: RangeInclusive<u32>,
         mut extack: ExtAck<'_>,
     ) -> Result {
-        self.give(state, range, None, &mut extack)
+        self.give(config, state, range, None, &mut extack)
     }
 }
 
@@ -151,17 +153,20 @@ impl Allocator {
     /// there is a signal.
     fn give(
         &self,
+        config: &Config<'_>,
         state: &State,
         range: RangeInclusive<u32>,
         dir: Option<u8>,
         extack: &mut ExtAck<'_>,
     ) -> Result {
-        let spis = self.spis.get(state.net());
-        let rule = Scope::new(spis.scope.get()).rule(dir);
-        let mut index = spis.index.lock();
-        let search = Search::new(state, rule, &mut index, &spis.arrivals);
-
-        match search.run(Candidates::new(range, entry::random())) {
+        let net = config.net();
+        let outcome = self.spis.with(net, |spis| {
+            let rule = Scope::new(spis.scope.get()).rule(dir);
+            let mut index = spis.index.lock();
+            let search = Search::new(net, state, rule, &mut index, &spis.arrivals);
+            search.run(Candidates::new(range, entry::random()))
+        });
+        match outcome {
             Outcome::Done => Ok(()),
             Outcome::Dead => {
                 extack.set(format_args!("Target ACQUIRE is in DEAD state"));

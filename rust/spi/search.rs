@@ -5,7 +5,10 @@
 //! Mirrors `xfrm_alloc_spi()` of `net/xfrm/xfrm_state.c`.
 
 use super::{candidates::Candidates, index::Index, policy::Rule};
-use crate::xfrm::{state::Locked, uapi::Id, Arrivals, State, Table};
+use crate::{
+    net::Namespace,
+    xfrm::{state::Locked, uapi::Id, Arrivals, State, Table},
+};
 use kernel::pr_warn_once;
 
 /// What has become of an attempt, or of all.
@@ -25,20 +28,28 @@ const AT_ONCE: usize = 16;
 
 /// The search for one SA.
 pub struct Search<'a> {
+    net: &'a Namespace,
     state: &'a State,
     rule: Rule,
     index: &'a mut Index,
-    arrivals: &'a Arrivals,
+    arrivals: &'a Arrivals<'a>,
     /// Whether there is no memory for the index, so that all SAs are looked
     /// through each time.
     walks: bool,
 }
 
 impl<'a> Search<'a> {
-    /// Prepares to give `state` an SPI that nobody has whom `rule` names. The
-    /// index and the arrivals are those of its namespace.
-    pub fn new(state: &'a State, rule: Rule, index: &'a mut Index, arrivals: &'a Arrivals) -> Self {
+    /// Prepares to give `state` an SPI that nobody has whom `rule` names. It is of
+    /// the namespace, and so are the index and the arrivals.
+    pub fn new(
+        net: &'a Namespace,
+        state: &'a State,
+        rule: Rule,
+        index: &'a mut Index,
+        arrivals: &'a Arrivals<'a>,
+    ) -> Self {
         Self {
+            net,
             state,
             rule,
             index,
@@ -77,7 +88,7 @@ impl<'a> Search<'a> {
         if let Some(outcome) = self.settled(&locked) {
             return Some(outcome);
         }
-        let table = Table::lock(self.state.net());
+        let table = Table::lock(self.net);
         if self.asks_index() && !self.index.read(self.arrivals, &table) {
             return None;
         }

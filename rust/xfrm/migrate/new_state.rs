@@ -170,7 +170,7 @@ impl<'a> NewState<'a> {
             }
             drop(locked);
             if meets_larval || (*new).km.seq != 0 {
-                larval::resolve(&held);
+                larval::resolve(&held, held.net());
             }
             Ok(held)
         }

@@ -10,7 +10,21 @@ use crate::{
     raw,
     xfrm::{state, uapi::Id, State},
 };
+use core::{mem, ptr::NonNull};
 use kernel::{error::to_result, prelude::*, sync::aref::ARef, types::Opaque};
+
+/// Whether the driver of a device is prepared for an SA which is also on other devices:
+/// `XFRMDEV_OPS_F_LOWER_HANDLE`. Any context.
+pub fn is_possible(lower: &Device) -> bool {
+    // SAFETY: It returns a constant.
+    let prepared = unsafe { raw::xfrm_next_lower_handle_flag() };
+    Bond::of(lower).is_none()
+        && ops(lower).is_some_and(|ops| {
+            ops.flags & prepared != 0
+                && ops.xdo_dev_state_add.is_some()
+                && ops.xdo_dev_state_delete.is_some()
+        })
+}
 
 /// An SA as a device's driver gets it. It may be on its way to being freed, so
 /// references can't just be taken, as of a [`State`].
@@ -43,12 +57,12 @@ impl Sa {
     }
 
     /// Takes a reference, unless the last one has been given up. Any context.
-    pub fn hold(&self) -> Option<ARef<State>> {
+    pub(super) fn hold(&self) -> Option<ARef<State>> {
         let x = self.as_ptr();
         // SAFETY: The SA is valid; the reference goes to what is returned.
         unsafe {
             raw::xfrm_next_state_hold_unless_zero(x)
-                .then(|| ARef::from_raw(core::ptr::NonNull::new_unchecked(x.cast())))
+                .then(|| ARef::from_raw(NonNull::new_unchecked(x.cast())))
         }
     }
 
@@ -89,51 +103,38 @@ impl Sa {
     }
 }
 
-/// An SA that a device has accepted, and the driver's handle for it there.
+/// An SA that a device has accepted. Its life is [`add`](Self::add), then
+/// [`delete`](Self::delete), then [`free`](Self::free), which is its end.
 ///
-/// It takes memory there until it is freed, which its owner sees to: dropping this
-/// does nothing to the device. Its life is [`add`](Self::add), then
-/// [`delete`](Self::delete), then [`free`](Self::free).
+/// # Invariants
 ///
-/// # Examples
-///
-/// ```ignore
-/// /// Adds the SA to a second device, or takes it from the first as well.
-/// fn add_to(second: &Device, first: &Installed, sa: &Sa, extack: &mut ExtAck<'_>) -> Result {
-///     let installed = Installed::add(second, sa, extack).inspect_err(|_| {
-///         first.delete(sa);
-///         first.free(sa);
-///     })?;
-///     pr_info!("the second handle is {}\n", installed.handle());
-///     Ok(())
-/// }
-/// ```
-#[derive(Clone)]
-pub struct Installed {
+/// The SA is valid. The device has it and, unless it is `deleted`, may use it.
+pub(super) struct Installed {
+    sa: NonNull<raw::xfrm_state>,
     lower: ARef<Device>,
-    handle: usize,
+    deleted: bool,
 }
 
-impl Installed {
-    /// Whether the driver of the device is prepared for an SA which is also on
-    /// other devices: `XFRMDEV_OPS_F_LOWER_HANDLE`. Any context.
-    pub fn is_possible(lower: &Device) -> bool {
-        // SAFETY: It returns a constant.
-        let prepared = unsafe { raw::xfrm_next_lower_handle_flag() };
-        Bond::of(lower).is_none()
-            && ops(lower).is_some_and(|ops| {
-                ops.flags & prepared != 0
-                    && ops.xdo_dev_state_add.is_some()
-                    && ops.xdo_dev_state_delete.is_some()
-            })
-    }
+// SAFETY: As for `Sa`; drivers may be called on any CPU.
+unsafe impl Send for Installed {}
 
-    /// Lets the device accept an SA. May sleep. The caller sees to it that an SA
-    /// isn't accepted by two devices at the same time, and that it isn't freed.
+impl Installed {
+    /// Lets the device accept an SA. May sleep. Returns also the driver's handle, what it
+    /// left in `xso.offload_handle`.
     ///
     /// Fails with what the driver says, `EOPNOTSUPP` if it isn't prepared.
-    pub fn add(lower: &Device, sa: &Sa, extack: &mut ExtAck<'_>) -> Result<Self> {
-        if !Self::is_possible(lower) {
+    ///
+    /// # Safety
+    ///
+    /// The SA has a reference. It must stay valid until what is returned has been freed. No
+    /// other device may be asked to accept it at the same time; it has an upper device, which
+    /// doesn't use `xso.offload_handle`.
+    pub(super) unsafe fn add(
+        lower: &Device,
+        sa: &Sa,
+        extack: &mut ExtAck<'_>,
+    ) -> Result<(Self, usize)> {
+        if !is_possible(lower) {
             return Err(not_supported());
         }
         let add = ops(lower).and_then(|ops| ops.xdo_dev_state_add);
@@ -143,50 +144,45 @@ impl Installed {
         // SAFETY: Both are valid, and the driver's operations stay while the
         // device does. The driver leaves its handle in the SA, where the upper
         // device has nothing of its own.
-        let handle = unsafe {
+        let (sa, handle) = unsafe {
             let result = to_result(add(lower.as_ptr(), x, extack.as_ptr()));
             let place = &raw mut (*x).xso.offload_handle;
             let handle = place.read();
             place.write_volatile(0);
-            result.map(|()| handle)
+            result.map(|()| (NonNull::new_unchecked(x), handle))
         }?;
-        Ok(Self {
+        // INVARIANT: The driver has accepted it, and the SA stays as the caller promises.
+        let this = Self {
+            sa,
             lower: lower.into(),
-            handle: handle as usize,
-        })
+            deleted: false,
+        };
+        Ok((this, handle))
     }
 
-    /// Tells the device not to use the SA any more. Doesn't sleep; once only.
+    /// Tells the device not to use the SA any more, if it hasn't been told. Doesn't sleep.
     /// The driver asks for its handle meanwhile.
-    pub fn delete(&self, sa: &Sa) {
-        if let Some(delete) = ops(&self.lower).and_then(|ops| ops.xdo_dev_state_delete) {
-            // SAFETY: Both are valid, and the device has the SA.
-            unsafe { delete(self.lower.as_ptr(), sa.as_ptr()) }
+    pub(super) fn delete(&mut self) {
+        let delete = ops(&self.lower).and_then(|ops| ops.xdo_dev_state_delete);
+        if let (Some(delete), false) = (delete, mem::replace(&mut self.deleted, true)) {
+            // SAFETY: By the type invariant.
+            unsafe { delete(self.lower.as_ptr(), self.sa.as_ptr()) }
         }
     }
 
-    /// Lets the device release what it kept for a deleted SA. May sleep; once
-    /// only. The driver asks for its handle meanwhile.
-    pub fn free(&self, sa: &Sa) {
+    /// Lets the device release what it kept for the SA, which is deleted before. May
+    /// sleep. The driver asks for its handle meanwhile.
+    pub(super) fn free(mut self) {
+        self.delete();
         if let Some(free) = ops(&self.lower).and_then(|ops| ops.xdo_dev_state_free) {
-            // SAFETY: Both are valid, and the device had the SA.
-            unsafe { free(self.lower.as_ptr(), sa.as_ptr()) }
+            // SAFETY: By the type invariant; this is the end of it.
+            unsafe { free(self.lower.as_ptr(), self.sa.as_ptr()) }
         }
-    }
-
-    /// Returns the device. Any context.
-    pub fn lower(&self) -> &Device {
-        &self.lower
-    }
-
-    /// Returns the driver's handle, what it left in `xso.offload_handle`. Any context.
-    pub fn handle(&self) -> usize {
-        self.handle
     }
 }
 
-/// Returns the operations of a device that is no bond: those of its driver, which
-/// stay what they are.
+/// Returns the operations of a device that is no bond, and so can't be taken over: those of
+/// its driver, which stay what they are.
 fn ops(lower: &Device) -> Option<&raw::xfrmdev_ops> {
     // SAFETY: The device is valid, and what its driver has set stays as long.
     unsafe { (*lower.as_ptr()).xfrmdev_ops.as_ref() }

@@ -22,7 +22,7 @@
 //! When the worker frees an SA, nobody holds a reference, and its keys are gone.
 //!
 //! Locks, outermost first: `xfrm_cfg_mutex`, or RTNL and then the lock of the
-//! collector -> that of [`Upper`] -> what [`Ops`] takes -> the drivers'. Nobody
+//! collector -> that of [`Upper`] -> that of the SA's [`Replica`] -> the drivers'. Nobody
 //! takes one of the first three under that of [`Upper`].
 //!
 //! C headers: `include/linux/netdevice.h` (`struct xfrmdev_ops`),
@@ -30,46 +30,31 @@
 
 use super::{
     lower::Sa,
-    upper_calls::{drop_later, upper_priv, Callbacks},
+    replica::{Replica, Replicated},
 };
 use crate::{
     net::{
-        not_supported,
-        rcu::{Held, Room},
+        rcu::{Room, Shared},
         Device, ExtAck, Rtnl,
     },
     raw,
 };
-use core::{mem, ptr};
+use core::ptr;
 use kernel::{
     new_mutex,
     prelude::*,
     rbtree::{RBTree, RBTreeNodeReservation},
-    sync::{
-        aref::ARef,
-        atomic::{ordering, Atomic},
-        lock::mutex::MutexGuard,
-        Arc, Mutex,
-    },
-    time::{delay::fsleep, Delta},
+    sync::{aref::ARef, lock::mutex::MutexGuard, Arc, Mutex},
 };
 
 /// What an upper device does with the SAs that are offloaded to it.
 ///
-/// An SA is asked about by [`takes`](Self::takes); if it is taken,
-/// [`private`](Self::private) and [`install`](Self::install) follow, under one hold of
-/// the lock of [`Upper`]. Its end is [`free`](Self::free), with or without a
-/// [`delete`](Self::delete) before; until then, and also while it is installed,
-/// [`lower_handle`](Self::lower_handle) may come at any time.
+/// An SA is asked about by [`takes`](Self::takes); if it is taken, [`install`](Self::install)
+/// follows, under one hold of the lock of [`Upper`]. From then on the lower devices that it
+/// is on are told of its end.
 ///
 /// `rust/lag_offload/lag.rs` is an implementation.
 pub trait Ops: Send + Unpin + Sized + 'static {
-    /// What is kept for each SA.
-    type Private: Send + Sync + 'static;
-
-    /// Makes it for a new one. May sleep.
-    fn private() -> impl PinInit<Self::Private, Error>;
-
     /// Whether it takes an SA; if not, the device's own driver is asked.
     ///
     /// An error is the answer: with `EOPNOTSUPP` the SA is done in software, with
@@ -77,29 +62,16 @@ pub trait Ops: Send + Unpin + Sized + 'static {
     fn takes(&self, upper: &Device, sa: &Sa, extack: &mut ExtAck<'_>) -> Result<bool>;
 
     /// Puts a new SA on the lower devices. May sleep; the lock of [`Upper`] is held.
-    /// When it fails, [`Ops::free`] is called, to undo what has been done so far.
+    /// When it fails, the SA is taken from those that have it.
     fn install(
         &mut self,
         upper: &Device,
-        sa: &Sa,
-        private: &Self::Private,
+        sa: &mut Replicated<'_>,
         extack: &mut ExtAck<'_>,
     ) -> Result;
 
-    /// Tells the lower devices not to use the SA any more. Doesn't sleep.
-    fn delete(sa: &Sa, private: &Self::Private);
-
-    /// Takes the SA from the lower devices, whether it has been deleted or not.
-    /// May sleep; the lock of [`Upper`] is held.
-    fn free(sa: &Sa, private: &Self::Private);
-
     /// Whether packets of the SA may be left to the device. Doesn't sleep.
     fn may_offload(upper: &Device) -> bool;
-
-    /// Returns the handle of the SA on that device, 0 if there is none. Doesn't
-    /// sleep, nor take a lock that is held around calls of drivers. Comes with each
-    /// packet.
-    fn lower_handle(private: &Self::Private, lower: &Device, rcu: Held<'_>) -> usize;
 }
 
 /// A device whose SAs are offloaded by us.
@@ -109,16 +81,16 @@ pub trait Ops: Send + Unpin + Sized + 'static {
 /// `ops` calls us, `original` is what the device's driver has set. It is in an
 /// [`Arc`]; while the device's operations are `ops`, there is a reference. It is
 /// given up when all who found them have called, or have left their critical
-/// section of RCU: [`Takeover::give_back`] waits for both after it has exchanged
-/// them again.
+/// section of RCU: [`Takeover::give_back`](super::takeover::Takeover::give_back) waits for
+/// both after it has exchanged them again.
 #[repr(C)]
 #[pin_data]
 pub struct Upper<T: Ops> {
     ops: raw::xfrmdev_ops,
-    pub(in crate::xfrm) original: *const raw::xfrmdev_ops,
+    pub(super) original: *const raw::xfrmdev_ops,
     device: ARef<Device>,
     #[pin]
-    pub(in crate::xfrm) inner: Mutex<Inner<T>>,
+    inner: Mutex<Inner<T>>,
 }
 
 // SAFETY: The tables of operations are only read.
@@ -127,27 +99,33 @@ unsafe impl<T: Ops> Send for Upper<T> {}
 unsafe impl<T: Ops> Sync for Upper<T> {}
 
 /// What the lock protects.
-pub(in crate::xfrm) struct Inner<T: Ops> {
+struct Inner<T> {
     /// No more SAs are taken.
     closed: bool,
     /// The SAs that are ours, by address: none is freed before it has left.
-    sas: RBTree<usize, Arc<T::Private>>,
+    sas: RBTree<usize, Arc<Replica>>,
     data: T,
 }
 
-impl<T: Ops> Inner<T> {
+impl<T> Inner<T> {
     /// Ends that an SA is ours.
-    pub(in crate::xfrm) fn release(&mut self, sa: &Sa) {
+    fn release(&mut self, sa: &Sa) {
         if let Some(node) = self.sas.remove_node(&key(sa)) {
-            let (_, private) = node.to_key_value();
-            T::free(sa, &private);
+            node.to_key_value().1.free();
         }
-        upper_priv::<T>(sa).clear();
+        upper_priv(sa).clear();
     }
 }
 
 fn key(sa: &Sa) -> usize {
     sa.as_ptr().expose_provenance()
+}
+
+/// What is behind `upper_priv` of an SA whose device is an [`Upper`].
+pub(super) fn upper_priv(sa: &Sa) -> &Shared<Arc<Replica>> {
+    // SAFETY: The SA is valid. The field is a pointer that nobody else writes but
+    // null, when it is null already.
+    unsafe { &*(&raw const (*sa.as_ptr()).xso.upper_priv).cast() }
 }
 
 /// An [`Upper`] that is locked: neither its SAs nor its data change.
@@ -159,22 +137,48 @@ impl<T: Ops> Locked<'_, T> {
         self.0.sas.is_empty()
     }
 
-    /// Returns the data: what [`Takeover::new`] was given.
+    /// Returns the data: what [`Takeover::new`](super::takeover::Takeover::new) was given.
     pub fn data(&mut self) -> &mut T {
         &mut self.0.data
     }
 
     /// Returns the SAs that are ours.
-    pub fn sas(&self) -> impl Iterator<Item = (&Sa, &T::Private)> {
-        self.0.sas.iter().map(|(&address, private)| {
-            // SAFETY: It leaves the tree, under the lock, before it is freed.
-            let sa = unsafe { Sa::from_raw(ptr::with_exposed_provenance_mut(address)) };
-            (sa, &**private)
+    pub fn sas(&mut self) -> impl Iterator<Item = Replicated<'_>> {
+        self.0.sas.iter().map(|(&address, replica)| {
+            // SAFETY: Under the lock, which is ours as long as this is borrowed, the SA leaves
+            // the tree before it is freed, and each is returned once.
+            unsafe {
+                let sa = Sa::from_raw(ptr::with_exposed_provenance_mut(address));
+                Replicated::new(sa, replica)
+            }
         })
     }
 }
 
 impl<T: Ops> Upper<T> {
+    /// Makes one, for [`Takeover`](super::takeover::Takeover) to put it in the place of
+    /// `original`. May sleep. Fails with `ENOMEM`.
+    pub(super) fn new(
+        device: &Device,
+        ops: raw::xfrmdev_ops,
+        original: *const raw::xfrmdev_ops,
+        data: T,
+    ) -> Result<Arc<Self>> {
+        let inner = Inner {
+            closed: false,
+            sas: RBTree::new(),
+            data,
+        };
+        // INVARIANT: As its caller sees to.
+        let this = pin_init!(Self {
+            ops,
+            original,
+            device: ARef::from(device),
+            inner <- new_mutex!(inner, "xfrm_next_upper"),
+        });
+        Arc::pin_init(this, GFP_KERNEL)
+    }
+
     /// Returns the device. Any context.
     pub fn device(&self) -> &Device {
         &self.device
@@ -188,142 +192,54 @@ impl<T: Ops> Upper<T> {
 
     /// Deletes all SAs that are offloaded to the device, as the kernel does when
     /// it goes down. Sleeps; [`Self::lock`] must not be held.
-    pub fn flush(&self, _rtnl: &Rtnl) {
+    pub fn flush(&self, rtnl: &Rtnl) {
         let dev = self.device.as_ptr();
         // SAFETY: The device is valid, and RTNL held. That there are none, or
         // that the security module wants to keep them, is no failure.
-        unsafe { raw::xfrm_dev_state_flush(self.device.net().as_ptr(), dev, true) };
+        unsafe { raw::xfrm_dev_state_flush(self.device.net(rtnl).as_ptr(), dev, true) };
+    }
+
+    /// Takes no more SAs; whether it has some.
+    pub(super) fn close(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        !inner.sas.is_empty()
+    }
+
+    /// Lets `f` end that the kernel calls us, unless there are SAs; whether it has.
+    pub(super) fn end(&self, f: impl FnOnce()) -> bool {
+        let inner = self.inner.lock();
+        let ends = inner.sas.is_empty();
+        if ends {
+            f();
+        }
+        ends
     }
 
     /// Adds an SA, or says that it is the driver's.
-    pub(in crate::xfrm) fn add(&self, sa: &Sa, extack: &mut ExtAck<'_>) -> Result<bool> {
+    pub(super) fn add(&self, sa: &Sa, extack: &mut ExtAck<'_>) -> Result<bool> {
         let mut inner = self.inner.lock();
         if inner.closed || !inner.data.takes(&self.device, sa, extack)? {
             return Ok(false);
         }
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let room = Room::new()?;
-        let private = Arc::pin_init(T::private(), GFP_KERNEL)?;
+        let replica = Arc::pin_init(Replica::new(), GFP_KERNEL)?;
 
         // Drivers ask for their handles as soon as they have the SA.
-        upper_priv::<T>(sa).set(room, private.clone());
-        inner.sas.insert(node.into_node(key(sa), private.clone()));
-        let result = inner.data.install(&self.device, sa, &private, extack);
+        upper_priv(sa).set(room, replica.clone());
+        inner.sas.insert(node.into_node(key(sa), replica.clone()));
+        // SAFETY: The lock is held; `release` frees the replica.
+        let mut replicated = unsafe { Replicated::new(sa, &replica) };
+        let result = inner.data.install(&self.device, &mut replicated, extack);
         if result.is_err() {
             inner.release(sa);
         }
         result.map(|()| true)
     }
-}
 
-/// That the SAs of a device are ours; dropping it gives them back to its driver,
-/// without those there are.
-///
-/// # Examples
-///
-/// ```ignore
-/// fn take(rtnl: &Rtnl, bond: &Device) -> Result<Takeover<Lag>> {
-///     let mut lag = Lag::new();
-///     rtnl.lowers(bond).try_for_each(|slave| lag.note(slave))?;
-///     Takeover::new(bond, lag, rtnl)
-/// }
-///
-/// /// Returns it again while it has an SA that can't be flushed yet.
-/// fn give_back(rtnl: &Rtnl, taken: Takeover<Lag>) -> Option<Takeover<Lag>> {
-///     taken.give_back(rtnl).err()
-/// }
-/// ```
-pub struct Takeover<T: Ops>(Arc<Upper<T>>);
-
-impl<T: Ops> Takeover<T> {
-    /// Takes over, unless the device's driver has no operations, or knows of
-    /// lower devices itself. May sleep. SAs that are there stay the driver's. `data`
-    /// are for [`Locked::data`].
-    ///
-    /// Fails with `EOPNOTSUPP` or `ENOMEM`.
-    pub fn new(device: &Device, data: T, _rtnl: &Rtnl) -> Result<Self> {
-        // SAFETY: The device is valid, and who else exchanges its operations
-        // takes RTNL.
-        let original = unsafe { (*device.as_ptr()).xfrmdev_ops };
-        // SAFETY: Null, or what the driver has set: it stays as the device does.
-        let theirs = unsafe { original.as_ref() }
-            .filter(|ops| {
-                ops.xdo_dev_state_add.is_some() && ops.xdo_dev_state_lower_handle.is_none()
-            })
-            .ok_or_else(not_supported)?;
-        let inner = Inner {
-            closed: false,
-            sas: RBTree::new(),
-            data,
-        };
-        // INVARIANT: As below.
-        let this = Arc::pin_init(
-            pin_init!(Upper {
-                ops: Callbacks::<T>::table(theirs),
-                original,
-                device: ARef::from(device),
-                inner <- new_mutex!(inner, "xfrm_next_upper"),
-            }),
-            GFP_KERNEL,
-        )?;
-        set_ops(device, Arc::as_ptr(&this).cast());
-        Ok(Self(this))
+    /// Ends that an SA is ours. May sleep.
+    pub(super) fn release(&self, sa: &Sa) {
+        self.inner.lock().release(sa);
     }
-
-    /// Returns what has been taken over.
-    pub fn upper(&self) -> &Arc<Upper<T>> {
-        &self.0
-    }
-
-    /// Takes no more SAs, flushes if there are any and, if none is left, gives the
-    /// device back. Sleeps. A reference to the device is given up later.
-    ///
-    /// Otherwise an SA is on its way to where it can be flushed, or to its end:
-    /// try again after a while.
-    pub fn give_back(self, rtnl: &Rtnl) -> Result<(), Self> {
-        let has_sas = {
-            let mut inner = self.0.inner.lock();
-            inner.closed = true;
-            !inner.sas.is_empty()
-        };
-        // Not if there are only some of the driver's.
-        if has_sas {
-            self.0.flush(rtnl);
-        }
-        {
-            let inner = self.0.inner.lock();
-            if !inner.sas.is_empty() {
-                drop(inner);
-                return Err(self);
-            }
-            set_ops(self.0.device(), self.0.original);
-        }
-        // SAFETY: `self` is forgotten, so it is dropped once.
-        let this = unsafe { ptr::read(&self.0) };
-        mem::forget(self);
-        drop_later(this);
-        Ok(())
-    }
-}
-
-impl<T: Ops> Drop for Takeover<T> {
-    /// Takes RTNL, and waits.
-    fn drop(&mut self) {
-        let mut this = Self(self.0.clone());
-        loop {
-            match this.give_back(&Rtnl::lock()) {
-                Ok(()) => return,
-                Err(busy) => this = busy,
-            }
-            fsleep(Delta::from_millis(10));
-        }
-    }
-}
-
-/// The caller holds RTNL. Who reads the pointer finds the table complete.
-fn set_ops(device: &Device, ops: *const raw::xfrmdev_ops) {
-    // SAFETY: The device is valid; whoever reads the field without RTNL reads it
-    // at once.
-    let place = unsafe { Atomic::from_ptr((&raw mut (*device.as_ptr()).xfrmdev_ops).cast()) };
-    place.store(ops.cast_mut(), ordering::Release);
 }

@@ -8,20 +8,17 @@
 
 use super::{
     lower::Sa,
-    upper::{Ops, Upper},
+    upper::{upper_priv, Ops, Upper},
 };
 use crate::{
-    net::{
-        rcu::{Held, Shared},
-        Device, ExtAck, TextBarrier,
-    },
+    net::{rcu::Held, Device, ExtAck, TextBarrier},
     raw,
 };
 use core::{marker::PhantomData, mem};
 use kernel::{
-    alloc::flags::GFP_KERNEL,
     error::from_result,
     ffi::{c_int, c_ulong},
+    prelude::*,
     sync::{
         atomic::{ordering, Atomic},
         rcu, Arc,
@@ -30,20 +27,32 @@ use kernel::{
     workqueue,
 };
 
-/// Waits, when it is dropped, until nobody is in our operations any more; all
-/// devices must have been given back. Then, after the [`TextBarrier`], the text may go.
-pub struct Exit {
+/// Devices can be taken over while this is there, all with the same `T`. Waits, when it is
+/// dropped, until nobody is in our operations any more; whoever has taken a device over has
+/// given it back by then. Then, after the [`TextBarrier`], the text may go.
+pub struct Exit<T: Ops> {
     _text: Arc<TextBarrier>,
+    _ops: PhantomData<T>,
 }
 
-impl Exit {
-    /// Makes one, before the first device is taken over.
-    pub fn new(text: Arc<TextBarrier>) -> Self {
-        Self { _text: text }
+/// Whether there is an [`Exit`].
+static TAKEN: Atomic<i32> = Atomic::new(0);
+
+impl<T: Ops> Exit<T> {
+    /// Makes one. May sleep. Fails with `EBUSY` if there is one, or `ENOMEM`.
+    pub fn new(text: Arc<TextBarrier>) -> Result<Arc<Self>> {
+        if TAKEN.xchg(1, ordering::Full) != 0 {
+            return Err(EBUSY);
+        }
+        let this = Self {
+            _text: text,
+            _ops: PhantomData,
+        };
+        Ok(Arc::new(this, GFP_KERNEL)?)
     }
 }
 
-impl Drop for Exit {
+impl<T: Ops> Drop for Exit<T> {
     fn drop(&mut self) {
         // Who has read the operations before they were exchanged, or doesn't
         // sleep in them, is done; or sleeps there, and is counted.
@@ -51,6 +60,7 @@ impl Drop for Exit {
         while SLEEPERS.load(ordering::Acquire) != 0 {
             fsleep(Delta::from_millis(1));
         }
+        TAKEN.store(0, ordering::Release);
     }
 }
 
@@ -75,7 +85,7 @@ impl Drop for Sleeper {
 /// Gives a reference up when whoever has found it by operations that aren't the device's
 /// any more is done: under RCU, or as a task that doesn't sleep between reading the
 /// operations and calling. May sleep, but doesn't wait if there is memory to do it later.
-pub(in crate::xfrm) fn drop_later<T: Send + Sync + 'static>(this: Arc<T>) {
+pub(super) fn drop_later<T: Send + Sync + 'static>(this: Arc<T>) {
     let wait = || {
         // SAFETY: Both may be called wherever one may sleep.
         unsafe {
@@ -95,13 +105,6 @@ pub(in crate::xfrm) fn drop_later<T: Send + Sync + 'static>(this: Arc<T>) {
     drop(this);
 }
 
-/// What is behind `upper_priv` of an SA whose device is an [`Upper`].
-pub(in crate::xfrm) fn upper_priv<T: Ops>(sa: &Sa) -> &Shared<Arc<T::Private>> {
-    // SAFETY: The SA is valid. The field is a pointer that nobody else writes but
-    // null, when it is null already.
-    unsafe { &*(&raw const (*sa.as_ptr()).xso.upper_priv).cast() }
-}
-
 /// Returns what has been taken over, if the device's operations are ours.
 fn find<'a, T: Ops>(device: &Device, rcu: &'a rcu::Guard) -> Option<&'a Upper<T>> {
     upper(current(device), rcu)
@@ -110,7 +113,7 @@ fn find<'a, T: Ops>(device: &Device, rcu: &'a rcu::Guard) -> Option<&'a Upper<T>
 /// Returns what these operations are the first field of, if they are ours.
 fn upper<T: Ops>(ops: *const raw::xfrmdev_ops, _rcu: &rcu::Guard) -> Option<&Upper<T>> {
     // SAFETY: Null, or operations that stay while we are under RCU. Ours are the
-    // only ones that know of lower devices (`Takeover::new`).
+    // only ones that know of lower devices (`Takeover::new`), and have one `T` (`Exit`).
     unsafe {
         ops.as_ref()?.xdo_dev_state_lower_handle?;
         ops.cast::<Upper<T>>().as_ref()
@@ -133,7 +136,7 @@ fn original<T: Ops>(device: &Device) -> &raw::xfrmdev_ops {
 }
 
 /// The functions that the kernel calls.
-pub(in crate::xfrm) struct Callbacks<T: Ops>(PhantomData<T>);
+pub(super) struct Callbacks<T: Ops>(PhantomData<T>);
 
 impl<T: Ops> Callbacks<T> {
     const TABLE: raw::xfrmdev_ops = raw::xfrmdev_ops {
@@ -151,7 +154,7 @@ impl<T: Ops> Callbacks<T> {
     };
 
     /// Returns ours, but for policies.
-    pub(in crate::xfrm) fn table(theirs: &raw::xfrmdev_ops) -> raw::xfrmdev_ops {
+    pub(super) fn table(theirs: &raw::xfrmdev_ops) -> raw::xfrmdev_ops {
         raw::xfrmdev_ops {
             xdo_dev_policy_add: theirs.xdo_dev_policy_add,
             xdo_dev_policy_delete: theirs.xdo_dev_policy_delete,
@@ -199,8 +202,8 @@ impl<T: Ops> Callbacks<T> {
         // SAFETY: The kernel's arguments are valid during the call.
         let (device, sa) = unsafe { (Device::from_raw(dev), Sa::from_raw(x)) };
 
-        if let Some(private) = upper_priv::<T>(sa).read(&rcu::read_lock()) {
-            return T::delete(sa, private);
+        if let Some(replica) = upper_priv(sa).read(&rcu::read_lock()) {
+            return replica.delete();
         }
         if let Some(delete) = original::<T>(device).xdo_dev_state_delete {
             // SAFETY: As we are called.
@@ -216,11 +219,11 @@ impl<T: Ops> Callbacks<T> {
         // SAFETY: The kernel's arguments are valid during the call.
         let (device, sa) = unsafe { (Device::from_raw(dev), Sa::from_raw(x)) };
 
-        if !upper_priv::<T>(sa).is_empty() {
+        if !upper_priv(sa).is_empty() {
             // SAFETY: As in `add`. A device isn't given back before its SAs.
             let this = find::<T>(device, &rcu::read_lock()).map(|this| unsafe { arc(this) });
             if let Some(this) = this {
-                this.inner.lock().release(sa);
+                this.release(sa);
             }
         } else if let Some(free) = original::<T>(device).xdo_dev_state_free {
             // SAFETY: As we are called.
@@ -236,7 +239,7 @@ impl<T: Ops> Callbacks<T> {
         let Some((device, sa)) = (unsafe { offloaded(x) }) else {
             return false;
         };
-        if !upper_priv::<T>(sa).is_empty() {
+        if !upper_priv(sa).is_empty() {
             return T::may_offload(device);
         }
         // As in `is_theirs`, which would look at the place again.
@@ -258,7 +261,7 @@ impl<T: Ops> Callbacks<T> {
         if let Some((device, sa)) = unsafe { offloaded(x) } {
             let theirs = original::<T>(device).xdo_dev_state_advance_esn;
             // None of ours has such numbers.
-            if let (Some(advance), true) = (theirs, is_theirs::<T>(sa)) {
+            if let (Some(advance), true) = (theirs, is_theirs(sa)) {
                 // SAFETY: As we are called.
                 unsafe { advance(x) }
             }
@@ -275,7 +278,7 @@ impl<T: Ops> Callbacks<T> {
         if let Some((device, sa)) = unsafe { offloaded(x) } {
             let theirs = original::<T>(device).xdo_dev_state_update_stats;
             // Packets of ours are counted by the kernel.
-            if let (Some(update), true) = (theirs, is_theirs::<T>(sa)) {
+            if let (Some(update), true) = (theirs, is_theirs(sa)) {
                 // SAFETY: As we are called.
                 unsafe { update(x) }
             }
@@ -295,16 +298,15 @@ impl<T: Ops> Callbacks<T> {
         let (sa, lower, rcu) =
             unsafe { (Sa::from_raw(x), Device::from_raw(lower), Held::assume()) };
 
-        upper_priv::<T>(sa)
-            .read(rcu)
-            .map_or(0, |private| T::lower_handle(private, lower, rcu)) as c_ulong
+        let replica = upper_priv(sa).read(rcu);
+        replica.map_or(0, |replica| replica.handle(lower, rcu)) as c_ulong
     }
 }
 
 /// Whether the SA is the driver's. One of ours that has been freed meanwhile is
 /// dead by then: its driver would look for the device, which it has no more.
-fn is_theirs<T: Ops>(sa: &Sa) -> bool {
-    upper_priv::<T>(sa).is_empty() && !sa.is_dead()
+fn is_theirs(sa: &Sa) -> bool {
+    upper_priv(sa).is_empty() && !sa.is_dead()
 }
 
 /// Returns the device of an SA and the SA, unless the device has just gone.

@@ -22,7 +22,7 @@ mod replay;
 
 use crate::{
     net::{
-        namespace::{PerNamespace, Registration, Slot},
+        namespace::{PerNamespace, Registration, Setup, Slot},
         Namespace, RcuBarrier,
     },
     raw,
@@ -98,7 +98,7 @@ impl Retirement {
     pub(in crate::xfrm) fn grave(&self, net: &Namespace) -> Result<Grave> {
         Ok(Grave {
             place: RBTreeNodeReservation::new(GFP_KERNEL)?,
-            unburied: self.yards.get(net).unburied.clone(),
+            unburied: self.yards.with(net, |yard| yard.unburied.clone()),
         })
     }
 }
@@ -119,11 +119,11 @@ struct Unburied {
 static YARD: Slot = Slot::new();
 
 impl PerNamespace for Yard {
-    fn slot() -> &'static Slot {
-        &YARD
-    }
+    type Data<'net> = Self;
 
-    fn new(_net: &Namespace) -> impl PinInit<Self, Error> + '_ {
+    const SLOT: &'static Slot = &YARD;
+
+    fn new(_net: Setup<'_>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             unburied: Arc::new(
                 Unburied {

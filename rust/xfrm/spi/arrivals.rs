@@ -11,15 +11,15 @@
 //! Mirrors `xfrm_state_walk()` of `net/xfrm/xfrm_state.c`, the other way round.
 
 use crate::{
-    net::Namespace,
+    net::{namespace::Setup, Namespace},
     raw,
     xfrm::{state::tables::listed, State, Table},
 };
-use core::pin::Pin;
+use core::{marker::PhantomData, pin::Pin};
 use kernel::{prelude::*, types::Opaque};
 
-/// A place in the list of the SAs of one namespace, which it must not outlive.
-/// SAs without an SPI are passed over: they come anew when they get one.
+/// A place in the list of the SAs of one namespace, as long as that is there. SAs
+/// without an SPI are passed over: they come anew when they get one.
 ///
 /// # Invariants
 ///
@@ -29,31 +29,34 @@ use kernel::{prelude::*, types::Opaque};
 ///
 /// ```ignore
 /// /// How many SAs with an SPI have come since the last call.
-/// fn news(net: &Namespace, arrivals: &Arrivals) -> usize {
+/// fn news(net: &Namespace, arrivals: &Arrivals<'_>) -> usize {
 ///     let table = Table::lock(net);
 ///     core::iter::from_fn(|| arrivals.next(&table)).count()
 /// }
 /// ```
 #[pin_data(PinnedDrop)]
-pub struct Arrivals {
+pub struct Arrivals<'net> {
     /// A whole SA, zeroed but for being dead: xfrm_state_lookup_byspi() takes
     /// entries for SAs without looking whether they are.
     #[pin]
     bookmark: Opaque<raw::xfrm_state>,
     net: *mut raw::net,
+    _net: PhantomData<Setup<'net>>,
 }
 
 // SAFETY: Nothing is bound to a thread.
-unsafe impl Send for Arrivals {}
+unsafe impl Send for Arrivals<'_> {}
 // SAFETY: The links are touched under the lock of the tables only.
-unsafe impl Sync for Arrivals {}
+unsafe impl Sync for Arrivals<'_> {}
 
-impl Arrivals {
+impl<'net> Arrivals<'net> {
     /// Starts with all SAs unread. Any context.
-    pub fn new(net: &Namespace) -> impl PinInit<Self> + '_ {
+    pub fn new(net: Setup<'net>) -> impl PinInit<Self> {
         pin_init!(Self {
-            bookmark <- Opaque::ffi_init(|bookmark: *mut raw::xfrm_state| {
-                let table = Table::lock(net);
+            bookmark <- Opaque::ffi_init(move |bookmark: *mut raw::xfrm_state| {
+                // SAFETY: The namespace is valid, and the kernel's own part of it, which
+                // the tables are, is there before and after that of any module.
+                let table = Table::lock(unsafe { Namespace::from_raw(net.as_ptr()) });
                 // SAFETY: The bookmark is ours and stays where it is. The list
                 // is that of a valid namespace, whose lock we hold.
                 unsafe {
@@ -63,6 +66,7 @@ impl Arrivals {
                 }
             }),
             net: net.as_ptr(),
+            _net: PhantomData,
         })
     }
 
@@ -115,9 +119,9 @@ impl Arrivals {
 }
 
 #[pinned_drop]
-impl PinnedDrop for Arrivals {
+impl PinnedDrop for Arrivals<'_> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: The namespace outlives us.
+        // SAFETY: As in `new`: `'net` hasn't ended.
         let _table = Table::lock(unsafe { Namespace::from_raw(self.net) });
         // SAFETY: By the type invariant it is in the list, and we hold its lock.
         unsafe { raw::xfrm_next_list_del_init(&raw mut (*self.bookmark.get()).km.all) }

@@ -9,11 +9,12 @@
 //! C source: `net/xfrm/xfrm_state.c`, `net/xfrm/xfrm_user.c`
 
 use crate::{
-    net::{netlink::Request, ExtAck},
+    net::{netlink::Request, ExtAck, Namespace},
     raw,
     redirect::{Arguments, CType, Gate, Target},
     xfrm::{
         messages::{Doit, ATTRIBUTES},
+        state::config::Config,
         State,
     },
 };
@@ -25,18 +26,24 @@ use kernel::{
 };
 
 /// Gives out SPIs in the kernel's place, for [`UserSpiTarget`] and [`SpiTarget`]. All
-/// of it may sleep, with `xfrm_cfg_mutex` of the namespace held. An error is the answer.
+/// of it may sleep; the namespace is that of `config`. An error is the answer.
 pub trait AllocSpi: Send + Sync + 'static {
     /// Serves `XFRM_MSG_ALLOCSPI`.
     ///
     /// Capabilities, the length of the fixed part, the attributes' lengths and
     /// which of them are allowed have been checked, and messages of 32-bit
     /// senders translated.
-    fn serve(&self, request: Request<'_>) -> Result;
+    fn serve(&self, config: &Config<'_>, request: Request<'_>) -> Result;
 
     /// Gives an SPI of the range, which is in host byte order, to a larval SA;
     /// if it has one, that is it. There is no extended ack for PF_KEY.
-    fn allocate(&self, state: &State, range: RangeInclusive<u32>, extack: ExtAck<'_>) -> Result;
+    fn allocate(
+        &self,
+        config: &Config<'_>,
+        state: &State,
+        range: RangeInclusive<u32>,
+        extack: ExtAck<'_>,
+    ) -> Result;
 }
 
 /// Fails with `EINVAL` and says why, if an SA of this protocol can't have an
@@ -92,7 +99,9 @@ unsafe extern "C" fn user_spi<H: AllocSpi>(
             Request::from_raw(skb, nlh, attrs, ATTRIBUTES, extack),
         )
     };
-    from_result(|| pass.target().0.serve(request).map(|()| 0))
+    // SAFETY: xfrm_netlink_rcv() holds it meanwhile.
+    let config = unsafe { Config::assume(request.net) };
+    from_result(|| pass.target().0.serve(&config, request).map(|()| 0))
 }
 
 /// The C type `u32`, by the name that BTF has for it.
@@ -130,7 +139,8 @@ unsafe impl<H: AllocSpi> Target for SpiTarget<H> {
 
 /// # Safety
 ///
-/// As for `xfrm_alloc_spi()`: the caller has a reference to the SA.
+/// As for `xfrm_alloc_spi()`: the caller has a reference to the SA, and serves a
+/// request.
 unsafe extern "C" fn spi<H: AllocSpi>(
     x: *mut raw::xfrm_state,
     low: U32,
@@ -138,16 +148,20 @@ unsafe extern "C" fn spi<H: AllocSpi>(
     extack: *mut raw::netlink_ext_ack,
 ) -> c_int {
     // SAFETY: The call has been redirected here. The SA is valid by the caller's
-    // reference, and the extended ack is null or the caller's.
-    let (pass, state, extack) = unsafe {
+    // reference, and the extended ack is null or the caller's. Who has sent the request
+    // keeps the namespace; pfkey_sendmsg(), like xfrm_netlink_rcv(), holds its
+    // xfrm_cfg_mutex.
+    let (pass, config, state, extack) = unsafe {
         (
             SpiTarget::<H>::pass(),
+            Config::assume(Namespace::from_raw(raw::xfrm_next_state_net(x))),
             State::from_raw(x),
             ExtAck::from_raw(extack),
         )
     };
     from_result(|| {
-        pass.target().0.allocate(state, low.0..=high.0, extack)?;
+        let target = &pass.target().0;
+        target.allocate(&config, state, low.0..=high.0, extack)?;
         Ok(0)
     })
 }

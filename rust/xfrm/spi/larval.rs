@@ -14,7 +14,7 @@ use crate::{
     },
     raw,
     xfrm::{
-        state::Locked,
+        state::{config::Config, Locked},
         uapi::{attr, Address, Id, Mark, SaInfo, MSG_NEWSA},
         State, Table,
     },
@@ -71,11 +71,11 @@ pub fn find_or_make(net: &Namespace, wanted: &Wanted) -> Option<ARef<State>> {
     find(net, wanted, true)
 }
 
-/// Deletes the SA that waits for one like `state`: one that was made by an
+/// Deletes the SA of `net` that waits for one like `state`: one that was made by an
 /// `ACQUIRE`, and has no SPI. May not be called under locks.
 ///
 /// Mirrors the last part of `xfrm_state_add()`.
-pub(in crate::xfrm) fn resolve(state: &State) {
+pub(in crate::xfrm) fn resolve(state: &State, net: &Namespace) {
     let x = state.as_ptr();
     // SAFETY: The SA is valid, and what is read of it doesn't change.
     let wanted = unsafe {
@@ -90,7 +90,7 @@ pub(in crate::xfrm) fn resolve(state: &State) {
             pcpu_num: (*x).pcpu_num,
         }
     };
-    if let Some(larval) = find(state.net(), &wanted, false) {
+    if let Some(larval) = find(net, &wanted, false) {
         // SAFETY: The SA is valid.
         unsafe { raw::xfrm_state_delete(larval.as_ptr()) };
     }
@@ -152,16 +152,16 @@ impl Locked<'_> {
         self.state().is_dead()
     }
 
-    /// Gives an SPI to the SA, in network byte order. One that has an SPI or is
-    /// dead is left alone. `table` is that of its namespace, of which the caller has
-    /// seen, under the same hold of its lock, that nobody is in the way.
+    /// Gives an SPI to the SA, in network byte order. One that has an SPI, is dead or
+    /// of another namespace than `table` is left alone. The caller has seen in the
+    /// table, under the same hold of its lock, that nobody is in the way.
     ///
     /// It counts as having come just now, so whoever reads the arrivals hears
     /// of it once more. Mirrors a part of `xfrm_alloc_spi()`.
     pub fn give_spi(&self, spi: [u8; 4], table: &Table<'_>) {
         let x = self.as_ptr();
-        let same_net = core::ptr::eq(self.state().net(), table.net());
-        if self.state().has_spi() || self.is_dead() || !same_net {
+        let state = self.state();
+        if state.has_spi() || self.is_dead() || !state.is_of(table.net()) {
             return;
         }
         // SAFETY: We hold the lock of the SA and that of its tables. It isn't in
@@ -182,11 +182,19 @@ impl State {
         self.spi() != [0; 4]
     }
 
-    /// Marks a larval SA with a direction, `XFRM_SA_DIR_*`. The caller holds
-    /// `xfrm_cfg_mutex`.
-    pub fn set_dir(&self, dir: u8) {
-        // SAFETY: The SA is valid; one access.
-        unsafe { (&raw mut (*self.as_ptr()).dir).write_volatile(dir) }
+    /// Whether the SA is of this namespace. Any context.
+    pub(in crate::xfrm) fn is_of(&self, net: &Namespace) -> bool {
+        // SAFETY: The SA is valid.
+        unsafe { raw::xfrm_next_state_net(self.as_ptr()) == net.as_ptr() }
+    }
+
+    /// Marks a larval SA with a direction, `XFRM_SA_DIR_*`; `config` is of its namespace,
+    /// else it is left alone.
+    pub fn set_dir(&self, dir: u8, config: &Config<'_>) {
+        if self.is_of(config.net()) {
+            // SAFETY: The SA is valid; one access.
+            unsafe { (&raw mut (*self.as_ptr()).dir).write_volatile(dir) }
+        }
     }
 
     /// Returns the fixed part of messages about the SA. Any context.
@@ -200,32 +208,29 @@ impl State {
             // counters if there is one, stays under RCU.
             unsafe { raw::xfrm_next_dev_state_update_stats(self.as_ptr()) }
         }
-        // SAFETY: The SA is valid. What changes are counters, which nobody
-        // expects to be of one moment; the layouts are the same.
-        let x = unsafe { &*self.as_ptr() };
-        SaInfo {
-            sel: self.selector(),
-            daddr: id.daddr,
-            spi: id.spi,
-            proto: id.proto,
-            pad: [0; 3],
-            saddr: x.props.saddr.into(),
-            // SAFETY: Both are eight numbers.
-            lft: unsafe { core::mem::transmute_copy(&x.lft) },
-            // SAFETY: Both are four numbers.
-            curlft: unsafe { core::mem::transmute_copy(&x.curlft) },
-            stats: [
-                x.stats.replay_window,
-                x.stats.replay,
-                x.stats.integrity_failed,
-            ],
-            seq: x.km.seq,
-            reqid: x.props.reqid,
-            family: id.family,
-            mode: x.props.mode,
-            replay_window: x.props.replay_window,
-            flags: x.props.flags,
-            pad2: [0; 7],
+        let x = self.as_ptr();
+        // SAFETY: The SA is valid. What changes are counters, which nobody expects to
+        // be of one moment: these are read by volatile accesses, as eight, four and three
+        // numbers.
+        unsafe {
+            SaInfo {
+                sel: self.selector(),
+                daddr: id.daddr,
+                spi: id.spi,
+                proto: id.proto,
+                pad: [0; 3],
+                saddr: (*x).props.saddr.into(),
+                lft: (&raw const (*x).lft).cast::<[_; 8]>().read_volatile(),
+                curlft: (&raw const (*x).curlft).cast::<[_; 4]>().read_volatile(),
+                stats: (&raw const (*x).stats).cast::<[_; 3]>().read_volatile(),
+                seq: (*x).km.seq,
+                reqid: (*x).props.reqid,
+                family: id.family,
+                mode: (*x).props.mode,
+                replay_window: (*x).props.replay_window,
+                flags: (*x).props.flags,
+                pad2: [0; 7],
+            }
         }
     }
 }
@@ -235,10 +240,12 @@ impl State {
 ///
 /// Mirrors `xfrm_state_netlink()` as far as larval SAs have what that shows.
 pub fn message(state: &State, portid: u32, seq: u32) -> Result<Message> {
-    // SAFETY: The SA is valid; what a larval one has is set before it is found.
+    // SAFETY: The SA is valid. What a larval one has is set before it is found; the
+    // counters of another may change.
     let (replay, if_id, pcpu_num) = unsafe {
         let x = state.as_ptr();
-        ((*x).replay, (*x).if_id, (*x).pcpu_num)
+        let replay = (&raw const (*x).replay).read_volatile();
+        (replay, (*x).if_id, (*x).pcpu_num)
     };
     let context = state.security_context()?;
     let room = attribute_size(size_of::<raw::xfrm_replay_state>())
@@ -322,8 +329,8 @@ mod tests {
         let dead = one.0.lock().is_dead();
         let others = other.0.lock().is_dead();
         assert_eq!((dead, others), (true, false));
-        assert!(core::ptr::eq(other.0.net(), net));
-        assert!(other.0.snapshot().larval);
+        assert!(other.0.is_of(net));
+        assert_eq!(other.0.phase(), raw::XFRM_STATE_ACQ);
         Ok(())
     }
 

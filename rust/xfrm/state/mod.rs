@@ -6,6 +6,7 @@
 //!
 //! C header: `include/net/xfrm.h`
 
+pub mod config;
 pub mod hashes;
 mod layout;
 pub mod lookup;
