@@ -7,6 +7,7 @@
 #define XFRM_NEXT_HELPERS_H
 
 #include <linux/types.h>
+#include <linux/workqueue.h>
 #include <linux/xfrm.h>
 
 struct ftrace_regs;
@@ -89,7 +90,11 @@ struct hlist_head *xfrm_next_states_byspi(struct net *net,
 					  const xfrm_address_t *daddr,
 					  __be32 spi, u8 proto,
 					  unsigned short family);
-struct hlist_head *xfrm_next_states_bydst(const struct xfrm_state *x);
+struct hlist_head *xfrm_next_bydst(const struct xfrm_state *x);
+struct hlist_head *xfrm_next_bysrc(const struct xfrm_state *x);
+struct hlist_head *xfrm_next_byspi(const struct xfrm_state *x);
+struct hlist_head *xfrm_next_byseq(const struct xfrm_state *x);
+u8 *xfrm_next_geniv_salt(const struct xfrm_state *x, unsigned int *size);
 int xfrm_next_state_kern(const struct xfrm_state *x);
 struct net *xfrm_next_state_net(struct xfrm_state *x);
 bool xfrm_next_addr_equal(const xfrm_address_t *a, const xfrm_address_t *b,
@@ -118,7 +123,17 @@ void xfrm_next_list_add_tail(struct list_head *entry, struct list_head *head);
 void xfrm_next_list_move(struct list_head *entry, struct list_head *head);
 void xfrm_next_list_move_tail(struct list_head *entry, struct list_head *head);
 
-/* retired states */
+/* RCU, time and workers */
+unsigned long xfrm_next_jiffies(void);
+unsigned long xfrm_next_get_state_synchronize_rcu(void);
+unsigned long xfrm_next_start_poll_synchronize_rcu(void);
+bool xfrm_next_poll_state_synchronize_rcu(unsigned long cookie);
+void xfrm_next_init_delayed_work(struct delayed_work *work, work_func_t func);
+bool xfrm_next_queue_delayed_work(struct delayed_work *work,
+				  unsigned long delay);
+void xfrm_next_cond_resched(void);
+
+/* replaced states */
 void xfrm_next_call_rcu(struct callback_head *head,
 			void (*func)(struct callback_head *head));
 void xfrm_next_state_lock_nested(struct xfrm_state *x);

@@ -3,6 +3,8 @@
 
 #include "requires.h"
 
+#include <crypto/algapi.h>
+#include <crypto/internal/geniv.h>
 #include <linux/ftrace.h>
 #include <linux/hrtimer.h>
 #include <linux/module.h>
@@ -11,6 +13,7 @@
 #include <linux/rcupdate.h>
 #include <linux/security.h>
 #include <linux/timer.h>
+#include <linux/workqueue.h>
 #include <net/bonding.h>
 #include <net/netdev_lock.h>
 #include <net/netlink.h>
@@ -52,9 +55,22 @@ static u32 __xfrm_dst_hash(const xfrm_address_t *daddr,
 	if (family == AF_INET6)
 		h = hash6(daddr) ^ hash6(saddr);
 	else
-		h = swab32((__force u32)daddr->a4 + (__force u32)saddr->a4);
+		h = ntohl((__force __be32)((__force u32)daddr->a4 +
+					   (__force u32)saddr->a4));
 	h ^= family ^ reqid;
 	return (h ^ h >> 16) & hmask;
+}
+
+static u32 __xfrm_src_hash(const xfrm_address_t *daddr,
+			   const xfrm_address_t *saddr, unsigned short family,
+			   unsigned int hmask)
+{
+	return __xfrm_dst_hash(daddr, saddr, 0, family, hmask);
+}
+
+static u32 __xfrm_seq_hash(u32 seq, unsigned int hmask)
+{
+	return (seq ^ seq >> 10 ^ seq >> 20) & hmask;
 }
 #endif
 
@@ -277,29 +293,56 @@ bool xfrm_next_hash_is_own(void)
 	return HASH_IS_OWN;
 }
 
+/* The chain of a table that an SA belongs in, by its hash. */
+static struct hlist_head *chain(struct net *net, struct hlist_head __rcu *table,
+				unsigned int hash)
+{
+	return rcu_dereference_protected(table,
+					 lockdep_is_held(&net->xfrm.xfrm_state_lock)) + hash;
+}
+
 struct hlist_head *xfrm_next_states_byspi(struct net *net,
 					  const xfrm_address_t *daddr,
 					  __be32 spi, u8 proto,
 					  unsigned short family)
 {
-	struct hlist_head *table =
-		rcu_dereference_protected(net->xfrm.state_byspi,
-					  lockdep_is_held(&net->xfrm.xfrm_state_lock));
-
-	return table + __xfrm_spi_hash(daddr, spi, proto, family,
-				       net->xfrm.state_hmask);
+	return chain(net, net->xfrm.state_byspi,
+		     __xfrm_spi_hash(daddr, spi, proto, family,
+				     net->xfrm.state_hmask));
 }
 
-struct hlist_head *xfrm_next_states_bydst(const struct xfrm_state *x)
+struct hlist_head *xfrm_next_bydst(const struct xfrm_state *x)
 {
 	struct net *net = xs_net((struct xfrm_state *)x);
-	struct hlist_head *table =
-		rcu_dereference_protected(net->xfrm.state_bydst,
-					  lockdep_is_held(&net->xfrm.xfrm_state_lock));
 
-	return table + __xfrm_dst_hash(&x->id.daddr, &x->props.saddr,
-				       x->props.reqid, x->props.family,
-				       net->xfrm.state_hmask);
+	return chain(net, net->xfrm.state_bydst,
+		     __xfrm_dst_hash(&x->id.daddr, &x->props.saddr,
+				     x->props.reqid, x->props.family,
+				     net->xfrm.state_hmask));
+}
+
+struct hlist_head *xfrm_next_bysrc(const struct xfrm_state *x)
+{
+	struct net *net = xs_net((struct xfrm_state *)x);
+
+	return chain(net, net->xfrm.state_bysrc,
+		     __xfrm_src_hash(&x->id.daddr, &x->props.saddr,
+				     x->props.family, net->xfrm.state_hmask));
+}
+
+struct hlist_head *xfrm_next_byspi(const struct xfrm_state *x)
+{
+	return xfrm_next_states_byspi(xs_net((struct xfrm_state *)x),
+				      &x->id.daddr, x->id.spi, x->id.proto,
+				      x->props.family);
+}
+
+struct hlist_head *xfrm_next_byseq(const struct xfrm_state *x)
+{
+	struct net *net = xs_net((struct xfrm_state *)x);
+
+	return chain(net, net->xfrm.state_byseq,
+		     __xfrm_seq_hash(x->km.seq, net->xfrm.state_hmask));
 }
 
 int xfrm_next_state_kern(const struct xfrm_state *x)
@@ -374,6 +417,59 @@ void xfrm_next_dev_state_advance_esn(struct xfrm_state *x)
 void xfrm_next_dev_state_update_stats(struct xfrm_state *x)
 {
 	xfrm_dev_state_update_stats(x);
+}
+
+u8 *xfrm_next_geniv_salt(const struct xfrm_state *x, unsigned int *size)
+{
+	struct crypto_aead *aead = x->data;
+	struct aead_geniv_ctx *ctx;
+	const char *name;
+
+	if (x->id.proto != IPPROTO_ESP ||
+	    !(crypto_aead_alg(aead)->base.cra_flags & CRYPTO_ALG_INSTANCE))
+		return NULL;
+	name = crypto_tfm_alg_instance(&aead->base)->tmpl->name;
+	if (strcmp(name, "seqiv") && strcmp(name, "echainiv"))
+		return NULL;
+	ctx = crypto_aead_ctx(aead);
+	*size = crypto_aead_ivsize(aead);
+	return ctx->salt;
+}
+
+unsigned long xfrm_next_jiffies(void)
+{
+	return jiffies;
+}
+
+unsigned long xfrm_next_get_state_synchronize_rcu(void)
+{
+	return get_state_synchronize_rcu();
+}
+
+unsigned long xfrm_next_start_poll_synchronize_rcu(void)
+{
+	return start_poll_synchronize_rcu();
+}
+
+bool xfrm_next_poll_state_synchronize_rcu(unsigned long cookie)
+{
+	return poll_state_synchronize_rcu(cookie);
+}
+
+void xfrm_next_init_delayed_work(struct delayed_work *work, work_func_t func)
+{
+	INIT_DELAYED_WORK(work, func);
+}
+
+bool xfrm_next_queue_delayed_work(struct delayed_work *work,
+				  unsigned long delay)
+{
+	return queue_delayed_work(system_dfl_wq, work, delay);
+}
+
+void xfrm_next_cond_resched(void)
+{
+	cond_resched();
 }
 
 void xfrm_next_call_rcu(struct callback_head *head,

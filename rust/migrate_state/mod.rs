@@ -27,15 +27,13 @@ use crate::{
     xfrm::{
         messages,
         migrate::entry::{MigrateState, MigrateStateTarget},
-        replaced::Retirement,
-        state::lookup,
-        uapi, NewState, State,
+        migrate::{Found, NewState},
+        replaced::Replaced,
+        state::{config::Config, lookup},
+        uapi, State,
     },
 };
-use kernel::{
-    prelude::*,
-    sync::{aref::ARef, Arc},
-};
+use kernel::{prelude::*, sync::Arc};
 use plan::Plan;
 use refusal::{Errno, Refusal};
 use request::Request;
@@ -55,7 +53,7 @@ impl Service {
             messages::check_size::<uapi::MigrateState>(uapi::MSG_MIGRATE_STATE)?;
             let handler = Handler {
                 settings: Arc::pin_init(Registration::new(), GFP_KERNEL)?,
-                retirement: Arc::pin_init(Retirement::new(redirector), GFP_KERNEL)?,
+                replaced: Arc::pin_init(Replaced::new(redirector), GFP_KERNEL)?,
             };
             Ok(try_pin_init!(Self {
                 redirect <- Redirect::new(MigrateStateTarget(handler), redirector),
@@ -97,18 +95,16 @@ impl PerNamespace for Settings<'static> {
 /// Serves the message where a namespace wants it.
 pub struct Handler {
     settings: Arc<Registration<Settings<'static>>>,
-    retirement: Arc<Retirement>,
+    replaced: Arc<Replaced>,
 }
 
 impl MigrateState for Handler {
     fn serves(&self, net: &Namespace) -> bool {
-        self.settings
-            .with(net, |settings| settings.enabled.get())
-            != 0
+        self.settings.with(net, |settings| settings.enabled.get()) != 0
     }
 
-    fn serve(&self, mut message: netlink::Request<'_>) -> Result {
-        migrate(&self.retirement, &mut message).map_err(|failure| match failure {
+    fn serve(&self, mut message: netlink::Request<'_>, config: &Config<'_>) -> Result {
+        migrate(&self.replaced, &mut message, config).map_err(|failure| match failure {
             Failure::Refused(refusal) => {
                 message.extack.set(format_args!("{refusal}"));
                 refusal.errno().into()
@@ -157,13 +153,17 @@ impl From<Errno> for Error {
 }
 
 /// Moves the SA, and announces what it is now.
-fn migrate(retirement: &Retirement, message: &mut netlink::Request<'_>) -> Result<(), Failure> {
+fn migrate(
+    replaced: &Replaced,
+    message: &mut netlink::Request<'_>,
+    config: &Config<'_>,
+) -> Result<(), Failure> {
     let header = uapi::MigrateState::ref_from_prefix(message.body);
     let (header, _) = header.map_err(|_| EINVAL)?;
     // Both are large, and stay where they are made.
     let request = Request::parse(header, &message.attributes, cfg!(CONFIG_IPV6));
     let request = request.as_ref().map_err(|&refusal| refusal)?;
-    let old = find(message.net, request)?;
+    let old = find(config, request)?;
     let plan = Plan::new(request, &old.snapshot());
     let plan = plan.as_ref().map_err(|&refusal| refusal)?;
 
@@ -175,21 +175,33 @@ fn migrate(retirement: &Retirement, message: &mut netlink::Request<'_>) -> Resul
             ..request.header.id
         };
         let other = |state: &State| !core::ptr::eq(state, &*old);
-        if lookup::find(message.net, &id, mark.v, other).is_some() {
+        if lookup::find(config.net(), &id, mark.v, other).is_some() {
             return Err(Refusal::Occupied.into());
         }
     }
 
-    let new = prepare(&old, plan, retirement, &mut message.extack)?;
-    let new = new.replace_old().map_err(|_| {
+    let new = prepare(&old, plan, replaced, &mut message.extack)?;
+    let new = new.replace_old().map_err(|e| {
         old.audit_deleted(false);
-        Refusal::Deleted
+        match e {
+            e if e == ESRCH => Failure::Refused(Refusal::Deleted),
+            e => Failure::Kernel(e),
+        }
     })?;
     old.audit_deleted(true);
     new.audit_added();
 
     let (header, changes) = (&request.header, &plan.changes);
-    if notify::announce(&new, header, changes, message.portid, message.seq).is_err() {
+    if notify::announce(
+        config.net(),
+        &new,
+        header,
+        changes,
+        message.portid,
+        message.seq,
+    )
+    .is_err()
+    {
         let text = format_args!("Failed to send migration notification");
         message.extack.set(text);
     }
@@ -197,11 +209,10 @@ fn migrate(retirement: &Retirement, message: &mut netlink::Request<'_>) -> Resul
 }
 
 /// Finds the SA, if the sender may delete it.
-fn find(net: &Namespace, request: &Request) -> Result<ARef<State>, Failure> {
+fn find<'a>(config: &'a Config<'a>, request: &Request) -> Result<Found<'a>, Failure> {
     let header = &request.header;
     let mark = header.old_mark.masked();
-    let exact = |state: &State| state.mark() == mark;
-    let old = lookup::find(net, &header.id, mark.v, exact).ok_or(Refusal::NotFound)?;
+    let old = Found::with_mark(config, &header.id, mark).ok_or(Refusal::NotFound)?;
 
     if let Err(e) = old.may_delete() {
         old.audit_deleted(false);
@@ -212,12 +223,12 @@ fn find(net: &Namespace, request: &Request) -> Result<ARef<State>, Failure> {
 
 /// Makes the new SA, ready for packets, for nobody to find yet.
 fn prepare<'a>(
-    old: &'a State,
+    old: &'a Found<'a>,
     plan: &Plan,
-    retirement: &Retirement,
+    replaced: &'a Replaced,
     extack: &mut ExtAck<'_>,
 ) -> Result<NewState<'a>> {
-    let mut new = NewState::clone_of(old, &plan.changes, retirement).inspect_err(|_| {
+    let mut new = NewState::clone_of(old, &plan.changes, replaced).inspect_err(|_| {
         extack.set_weak(format_args!("Failed to clone and setup state"));
     })?;
     new.init(extack).inspect_err(|_| {

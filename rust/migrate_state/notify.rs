@@ -3,7 +3,7 @@
 //! Telling listeners what has become of the SA.
 
 use crate::{
-    net::Message,
+    net::{Message, Namespace},
     xfrm::{
         messages,
         migrate::snapshot::Changes,
@@ -31,14 +31,13 @@ const ATTRIBUTES: usize = {
 /// its sender's. Fails if somebody who listens didn't get it. Mirrors
 /// `xfrm_send_migrate_state()`.
 pub fn announce(
+    net: &Namespace,
     new: &State,
     header: &MigrateState,
     changes: &Changes,
     portid: u32,
     seq: u32,
 ) -> Result {
-    let net = new.net();
-
     if !messages::has_listeners(net, uapi::GROUP_MIGRATE) {
         return Ok(());
     }

@@ -13,6 +13,7 @@ pub mod bonding;
 #[cfg(XFRM_NEXT_LAG)]
 pub mod device;
 pub mod extack;
+mod grace_period;
 pub mod message;
 pub mod namespace;
 pub mod netlink;
@@ -23,11 +24,13 @@ pub mod rcu;
 #[cfg(XFRM_NEXT_LAG)]
 pub mod rtnl;
 pub mod sysctl;
+pub mod work;
 
 pub use barrier::{RcuBarrier, TextBarrier};
 #[cfg(XFRM_NEXT_LAG)]
 pub use device::Device;
 pub use extack::ExtAck;
+pub use grace_period::GracePeriod;
 pub use message::Message;
 pub use namespace::Namespace;
 #[cfg(XFRM_NEXT_LAG)]

@@ -27,6 +27,5 @@ pub mod spi;
 pub mod state;
 pub mod uapi;
 
-pub use migrate::NewState;
 pub use spi::Arrivals;
 pub use state::{State, Table};

@@ -8,7 +8,10 @@ use crate::{
     net::{netlink::Request, Namespace},
     raw,
     redirect::{Arguments, Gate, Target},
-    xfrm::messages::{Doit, ATTRIBUTES},
+    xfrm::{
+        messages::{Doit, ATTRIBUTES},
+        state::config::Config,
+    },
 };
 use kernel::{error::from_result, ffi::c_int, prelude::*};
 
@@ -29,7 +32,7 @@ use kernel::{error::from_result, ffi::c_int, prelude::*};
 ///         true
 ///     }
 ///
-///     fn serve(&self, mut request: Request<'_>) -> Result {
+///     fn serve(&self, mut request: Request<'_>, _config: &Config<'_>) -> Result {
 ///         request.extack.set(format_args!("SAs stay where they are"));
 ///         Err(EPERM)
 ///     }
@@ -42,8 +45,8 @@ pub trait MigrateState: Send + Sync + 'static {
     /// `xfrm_cfg_mutex` is held.
     fn serves(&self, net: &Namespace) -> bool;
 
-    /// Serves one. May sleep; `xfrm_cfg_mutex` is held. An error is the answer.
-    fn serve(&self, request: Request<'_>) -> Result;
+    /// Serves one. May sleep. An error is the answer.
+    fn serve(&self, request: Request<'_>, config: &Config<'_>) -> Result;
 }
 
 /// Redirects `xfrm_do_migrate_state()` of `net/xfrm/xfrm_user.c` to `H`.
@@ -87,5 +90,7 @@ unsafe extern "C" fn migrate_state<H: MigrateState>(
     // given it, or a translation of that, and with what it has parsed of it: a
     // table of `XFRMA_MAX` + 1 attributes. All stays until we return.
     let request = unsafe { Request::from_raw(skb, nlh, attrs, ATTRIBUTES, extack) };
-    from_result(|| pass.target().0.serve(request).map(|()| 0))
+    // SAFETY: xfrm_netlink_rcv() holds it around each request.
+    let config = unsafe { Config::assume(request.net) };
+    from_result(|| pass.target().0.serve(request, &config).map(|()| 0))
 }

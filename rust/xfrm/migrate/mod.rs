@@ -3,7 +3,9 @@
 //! Putting a new SA into the place of an old one, as `XFRM_MSG_MIGRATE_STATE` asks.
 
 pub mod entry;
+mod found;
 pub mod new_state;
 pub mod snapshot;
 
+pub use found::Found;
 pub use new_state::NewState;

@@ -5,19 +5,28 @@
 //! Mirrors `xfrm_state_clone_and_setup()`, `xfrm_state_migrate_create()` and
 //! `xfrm_state_migrate_install()` of `net/xfrm/xfrm_state.c`.
 
-use super::snapshot::Changes;
+use super::{snapshot::Changes, Found};
 use crate::{
     net::ExtAck,
     raw,
     xfrm::{
-        replaced::{close_window, Grave, Retirement},
+        replaced::{self, close_window, Replaced, Room},
         spi::larval,
-        state::tables::{in_hardware, take_place, Counts},
+        state::{
+            tables::{in_hardware, outdate_routes, take_place, Counts},
+            Locked,
+        },
         uapi, State,
     },
 };
 use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
-use kernel::{error::to_result, prelude::*, sync::aref::ARef};
+use kernel::{
+    error::to_result,
+    ffi::{c_uint, c_ulong},
+    prelude::*,
+    sync::aref::ARef,
+    time::{delay::fsleep, Delta},
+};
 
 /// An SA that nobody can find yet, and which is to replace another.
 ///
@@ -28,13 +37,13 @@ use kernel::{error::to_result, prelude::*, sync::aref::ARef};
 ///
 /// ```ignore
 /// fn migrate(
-///     old: &State,
+///     old: &Found<'_>,
 ///     changes: &Changes,
 ///     offload: Option<&Offload>,
-///     retirement: &Retirement,
+///     replaced: &Replaced,
 ///     extack: &mut ExtAck<'_>,
 /// ) -> Result<ARef<State>> {
-///     let mut new = NewState::clone_of(old, changes, retirement)?;
+///     let mut new = NewState::clone_of(old, changes, replaced)?;
 ///     new.init(extack)?;
 ///     new.offload(offload, extack)?;
 ///     new.replace_old()
@@ -42,8 +51,9 @@ use kernel::{error::to_result, prelude::*, sync::aref::ARef};
 /// ```
 pub struct NewState<'a> {
     draft: Draft,
-    old: &'a State,
-    grave: Grave,
+    old: &'a Found<'a>,
+    replaced: &'a Replaced,
+    room: Room,
 }
 
 /// The SA itself; dropping it tells its device and frees it.
@@ -55,21 +65,20 @@ pub struct NewState<'a> {
 struct Draft(NonNull<raw::xfrm_state>);
 
 impl<'a> NewState<'a> {
-    /// Clones `old`, all but its counters, with `changes`; makes room to retire it.
-    /// May sleep; the caller holds `xfrm_cfg_mutex`.
+    /// Clones `old`, all but its counters, with `changes`; makes room to keep it. May sleep.
     ///
     /// Fails with `ENOMEM`, or what the security module says. Mirrors
     /// `xfrm_state_clone_and_setup()`.
-    pub fn clone_of(old: &'a State, changes: &Changes, retirement: &Retirement) -> Result<Self> {
-        let grave = retirement.grave(old.net())?;
-        // SAFETY: The namespace of an SA is valid.
+    pub fn clone_of(old: &'a Found<'a>, changes: &Changes, replaced: &'a Replaced) -> Result<Self> {
+        let room = Room::new(old)?;
+        // SAFETY: The namespace is valid.
         let ptr = unsafe { raw::xfrm_state_alloc(old.net().as_ptr()) };
         // INVARIANT: A new SA has one reference and is in no table. From here
         // on, dropping it frees what has been cloned so far.
         let draft = Draft(NonNull::new(ptr).ok_or(ENOMEM)?);
 
         // SAFETY: Both are valid. Nobody else knows the new one. Requests alone,
-        // which the caller keeps out, write what the old one is made of; packets
+        // which are kept out, write what the old one is made of; packets
         // write its counters and windows, of which any value is fit: the switch
         // reads them once more under the lock.
         unsafe {
@@ -80,16 +89,25 @@ impl<'a> NewState<'a> {
             clone_data(x, orig)?;
             clone_mode(x, orig)?;
         }
-        Ok(Self { draft, old, grave })
+        Ok(Self {
+            draft,
+            old,
+            replaced,
+            room,
+        })
     }
 
-    /// Makes the SA fit to handle packets: mode, type and ciphers. May sleep; once,
-    /// first of all.
+    /// Makes the SA fit to handle packets: mode, type and ciphers. It isn't valid yet, so
+    /// that nobody handles any. May sleep; once, first of all.
     ///
     /// Fails as `xfrm_init_state()` does, which sets a text for most reasons.
     pub fn init(&mut self, extack: &mut ExtAck<'_>) -> Result {
-        // SAFETY: The SA is ours and complete.
-        to_result(unsafe { raw::xfrm_init_state(self.as_ptr(), extack.as_ptr()) })
+        let new = self.as_ptr();
+        // SAFETY: The SA is ours and complete; there is a reference to the old one.
+        unsafe {
+            to_result(raw::__xfrm_init_state(new, extack.as_ptr()))?;
+            to_result(raw::xfrm_init_replay(new, ptr::null_mut()))
+        }
     }
 
     /// Finds what segmentation and offload need, also for software; then asks
@@ -99,8 +117,17 @@ impl<'a> NewState<'a> {
     /// Fails as `xfrm_dev_state_add()` does. A device that can't offload
     /// crypto at all is no failure: the SA is done in software then.
     pub fn offload(&mut self, offload: Option<&uapi::Offload>, extack: &mut ExtAck<'_>) -> Result {
-        // SAFETY: The SA is ours and initialized.
-        unsafe { raw::xfrm_set_type_offload(self.as_ptr(), offload.is_some()) };
+        let (new, old) = (self.as_ptr(), self.old.as_ptr());
+        let packets = offload.is_some_and(|offload| offload.flags & uapi::OFFLOAD_PACKET != 0);
+        // SAFETY: The SA is ours and initialized; there is a reference to the old one.
+        unsafe {
+            // A device that numbers packets by itself may begin with 1 again, so that another
+            // salt is all that keeps its IVs apart from those that there were.
+            if !packets && !in_hardware(old) {
+                keep_salt(new, old);
+            }
+            raw::xfrm_set_type_offload(new, offload.is_some());
+        }
         let Some(offload) = offload else {
             return Ok(());
         };
@@ -120,7 +147,7 @@ impl<'a> NewState<'a> {
     }
 
     /// Puts the SA in the place of the old one: it takes over counters, windows
-    /// and what is left of the lifetime. May not be called under locks of SAs.
+    /// and what is left of the lifetime, and is valid. May sleep; not under locks of SAs.
     ///
     /// A lookup finds one of the two at any time, and nobody counts a packet on
     /// the old one any more: that needs the lock. Packets that are being handled
@@ -129,51 +156,82 @@ impl<'a> NewState<'a> {
     ///
     /// Deletes an SA that waits for one like the new one, as a new SA does.
     ///
-    /// Fails with `ESRCH` if the old one was deleted or has expired.
-    pub fn replace_old(self) -> Result<ARef<State>> {
-        let locked = self.old.lock();
-        if !locked.is_valid() {
-            // The device must be told of the draft without that lock.
-            drop(locked);
-            return Err(ESRCH);
-        }
-        let Self { draft, grave, .. } = self;
-        let new = ManuallyDrop::new(draft).0.as_ptr();
+    /// Fails with `ESRCH` if the old one was deleted, replaced, or has expired.
+    pub fn replace_old(mut self) -> Result<ARef<State>> {
+        // The device must be told of the draft without that lock, if it fails.
+        let (locked, expires) = stand_still(self.old, &mut self.room)?;
+        let net = self.old.net();
+        let new = ManuallyDrop::new(self.draft).0.as_ptr();
         let old = locked.as_ptr();
 
         // SAFETY: `new` is ours and complete, and `old` is locked, valid and
-        // so in the tables. The reference that we had goes to the tables; one
+        // in the tables. The reference that we had goes to the tables; one
         // more is returned.
         unsafe {
             raw::xfrm_next_state_hold(new);
             let held: ARef<State> = ARef::from_raw(NonNull::new_unchecked(new).cast());
-            let named = can_retire(old, new).then(|| grave.succeed(self.old, held.clone()));
-            let meets_larval = {
+            let (meets_larval, kept) = {
                 // Until its timers are right, no packet may find a limit; and a
                 // device may know it already.
-                let _locked = held.lock_nested();
+                let nested = held.lock_nested();
                 take_counters(new, old);
-                let counts = match named {
+                (&raw mut (*new).km.state).write_volatile(raw::XFRM_STATE_VALID as u8);
+                let kept = can_be_kept(old, new).then(|| self.room.keep(&locked, &nested));
+                let kept = kept.and_then(Result::ok);
+                let counts = match kept {
                     Some(_) => Counts::NoMore,
                     None => Counts::Still,
                 };
                 let meets_larval = take_place(new, old, counts);
-                take_timers(new, old);
-                meets_larval
+                take_timers(new, old, expires);
+                (meets_larval, kept)
             };
-            match named {
-                Some(named) => named.retire(old),
-                None => {
-                    raw::__xfrm_state_delete(old);
-                    close_window(old);
-                }
+            if kept.is_some() {
+                release(old);
+            } else {
+                raw::__xfrm_state_delete(old);
+                close_window(old);
             }
             drop(locked);
+            if let Some(lineage) = kept.flatten() {
+                self.replaced.defer(net, lineage);
+            }
             if meets_larval || (*new).km.seq != 0 {
-                larval::resolve(&held, held.net());
+                larval::resolve(&held, net);
             }
             Ok(held)
         }
+    }
+}
+
+/// Locks an SA that is to be replaced, such that its replay timer doesn't wait for the lock:
+/// it would tell listeners of an SA that is none any more. Returns also when that timer
+/// would have expired, if it was running. All that its lineage needs is in `room` then. Sleeps.
+///
+/// Fails with `ESRCH` if it was deleted, replaced, or has expired, and with `ENOMEM`.
+fn stand_still<'a>(old: &'a State, room: &mut Room) -> Result<(Locked<'a>, Option<c_ulong>)> {
+    loop {
+        let locked = old.lock();
+        if !locked.is_valid() || replaced::is_kept(old) {
+            return Err(ESRCH);
+        }
+        if room.lacks_lineage(&locked) {
+            drop(locked);
+            room.add_lineage()?;
+            continue;
+        }
+        // SAFETY: The SA is valid; its timer has a lock of its own.
+        let (expires, free) = unsafe {
+            let timer = &raw mut (*old.as_ptr()).rtimer;
+            let pending = raw::xfrm_next_timer_pending(timer);
+            let expires = pending.then(|| (*timer).expires);
+            (expires, raw::timer_delete_sync_try(timer) >= 0)
+        };
+        if free {
+            return Ok((locked, expires));
+        }
+        drop(locked);
+        fsleep(Delta::from_micros(1));
     }
 }
 
@@ -235,7 +293,7 @@ unsafe fn apply(x: *mut raw::xfrm_state, changes: &Changes) -> Result {
         (*x).props.family = changes.family;
         (*x).props.reqid = changes.reqid;
         (*x).sel = changes.selector.into();
-        (*x).mark = changes.mark.into();
+        (*x).mark = changes.mark.masked().into();
         (*x).props.smark = changes.output_mark.into();
         (*x).mapping_maxage = changes.mapping_maxage;
         (*x).nat_keepalive_interval = changes.nat_keepalive;
@@ -325,6 +383,25 @@ unsafe fn clone_mode(x: *mut raw::xfrm_state, orig: *mut raw::xfrm_state) -> Res
     }
 }
 
+/// Lets the generator of IVs of `x` go on with the salt of that of `orig`: with the same key,
+/// another salt might make the same IV of another number. Only the kernel's own generators
+/// have a salt; an algorithm that makes IVs by itself is left alone.
+///
+/// # Safety
+///
+/// Both are initialized; nobody uses `x` yet.
+unsafe fn keep_salt(x: *mut raw::xfrm_state, orig: *const raw::xfrm_state) {
+    let (mut size, mut same): (c_uint, c_uint) = (0, 0);
+    // SAFETY: The caller promises it; each salt has the size that is told.
+    unsafe {
+        let to = raw::xfrm_next_geniv_salt(x, &mut size);
+        let from = raw::xfrm_next_geniv_salt(orig, &mut same);
+        if !to.is_null() && !from.is_null() && size == same {
+            ptr::copy_nonoverlapping(from, to, size as usize);
+        }
+    }
+}
+
 /// Whether an SA may stay as it is for a while after it has been replaced.
 ///
 /// Not if a device knows it, or if it keeps an IPIP SA for IPComp: both must be
@@ -334,7 +411,7 @@ unsafe fn clone_mode(x: *mut raw::xfrm_state, orig: *mut raw::xfrm_state) -> Res
 /// # Safety
 ///
 /// Both are valid, and `old` is locked.
-unsafe fn can_retire(old: *const raw::xfrm_state, new: *const raw::xfrm_state) -> bool {
+unsafe fn can_be_kept(old: *const raw::xfrm_state, new: *const raw::xfrm_state) -> bool {
     // SAFETY: The caller promises it.
     unsafe { (*old).xso.dev.is_null() && (*old).tunnel.is_null() && !in_hardware(new) }
 }
@@ -355,29 +432,68 @@ unsafe fn take_counters(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
     }
 }
 
-/// Lets the timers of `new` expire when those of `old` would have. Insertion
-/// has started them anew, which would defer the limits at each migration.
+/// Starts the timers of `new`, to expire when those of `old` would have; that for sequence
+/// numbers at `expires`. Else each migration would defer the limits.
 ///
 /// # Safety
 ///
-/// `old` is locked and not deleted, `new` has been inserted.
-unsafe fn take_timers(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state) {
+/// Both are locked.
+unsafe fn take_timers(
+    new: *mut raw::xfrm_state,
+    old: *mut raw::xfrm_state,
+    expires: Option<c_ulong>,
+) {
     // SAFETY: The caller promises it; timers have locks of their own.
     unsafe {
-        if is_timed(&(*new).lft) && raw::xfrm_next_hrtimer_active(&raw mut (*old).mtimer) {
-            raw::xfrm_next_hrtimer_copy_start(&raw mut (*new).mtimer, &raw const (*old).mtimer);
+        if is_timed(&(*new).lft) {
+            if raw::xfrm_next_hrtimer_active(&raw mut (*old).mtimer) {
+                raw::xfrm_next_hrtimer_copy_start(&raw mut (*new).mtimer, &raw const (*old).mtimer);
+            } else {
+                raw::xfrm_next_hrtimer_start(&raw mut (*new).mtimer, 1);
+            }
         }
-        if raw::xfrm_next_timer_pending(&raw const (*old).rtimer) {
-            raw::mod_timer(&raw mut (*new).rtimer, (*old).rtimer.expires);
-        } else if (*old).xflags & raw::XFRM_TIME_DEFER != 0 {
-            // It has fired, and left the event to the next packet.
-            raw::timer_delete(&raw mut (*new).rtimer);
+        let timer = &raw mut (*new).rtimer;
+        if let Some(expires) = expires {
+            raw::mod_timer(timer, expires);
+        } else if (*new).replay_maxage != 0 && (*old).xflags & raw::XFRM_TIME_DEFER == 0 {
+            // If it has fired, the event has been left to the next packet.
+            raw::xfrm_next_timer_start(timer, (*new).replay_maxage);
+        }
+        if (*new).nat_keepalive_interval != 0 {
+            raw::xfrm_next_nat_keepalive_run(raw::xfrm_next_state_net(new));
         }
     }
 }
 
-/// Whether there are limits of time; without them the first timer does nothing
-/// when it fires.
+/// Ends what a replaced SA does by itself: expiring, telling its sequence numbers, and
+/// being chosen by routes that exist. Its successor has all of that now.
+///
+/// # Safety
+///
+/// The SA is locked.
+unsafe fn release(x: *mut raw::xfrm_state) {
+    // SAFETY: The caller promises it.
+    unsafe {
+        (*x).lft = raw::xfrm_lifetime_cfg {
+            soft_byte_limit: u64::MAX,
+            hard_byte_limit: u64::MAX,
+            soft_packet_limit: u64::MAX,
+            hard_packet_limit: u64::MAX,
+            ..pin_init::zeroed()
+        };
+        // In-flight packets are counted here, too, by the kernel, which must not
+        // find the limits above reached.
+        (*x).curlft.bytes = 0;
+        (*x).curlft.packets = 0;
+        (*x).replay_maxdiff = 0;
+        (*x).replay_maxage = 0;
+        (*x).nat_keepalive_interval = 0;
+        (*x).xflags = 0;
+        outdate_routes(x);
+    }
+}
+
+/// Whether there are limits of time; without them the timer would do nothing.
 fn is_timed(limits: &raw::xfrm_lifetime_cfg) -> bool {
     limits.soft_add_expires_seconds
         | limits.hard_add_expires_seconds

@@ -3,9 +3,9 @@
 //! What a feature needs to know of an SA, as plain values.
 //!
 //! Nothing here depends on the kernel, so that what is decided by it can be tested
-//! anywhere. [`State::snapshot`] takes one; [`NewState::clone_of`] applies changes.
+//! anywhere. [`Found::snapshot`] takes one; [`NewState::clone_of`] applies changes.
 //!
-//! [`State::snapshot`]: crate::xfrm::State::snapshot
+//! [`Found::snapshot`]: super::Found::snapshot
 //! [`NewState::clone_of`]: super::NewState::clone_of
 
 use crate::xfrm::uapi::{Address, Encap, Mark, Offload, Selector};

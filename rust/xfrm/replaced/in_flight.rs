@@ -1,73 +1,58 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets in flight on an SA that has been retired.
+//! Packets in flight on an SA that has been replaced.
 //!
 //! They find it valid, and finish on it. But its window, sequence numbers,
-//! counters and limits are those of its successor now: what the kernel asks of
-//! a retired SA under its lock, [`Recheck`] and [`Overflow`] ask of the
-//! successor, under that one's lock. So no packet is accepted twice, and no
+//! counters and limits are those of the newest SA of its line now: what the kernel asks of
+//! a replaced SA under its lock, [`Recheck`] and [`Overflow`] ask of the
+//! newest, under that one's lock. So no packet is accepted twice, and no
 //! number is used twice, whichever of the two a packet goes by.
 //!
-//! The successor may have been retired itself: then its own successor is asked.
-//!
-//! Events about sequence numbers (`XFRM_MSG_NEWAE`) are left to the successor's
-//! next packet.
+//! Events about sequence numbers (`XFRM_MSG_NEWAE`) are left to the next packet of the
+//! newest. The kernel's own functions can't be asked in its name: no module may call them,
+//! and where the CPU checks targets of indirect calls (IBT) they aren't any.
 //!
 //! Mirrors `xfrm_replay_recheck()`, `xfrm_replay_advance()` and
 //! `xfrm_replay_overflow()` of `net/xfrm/xfrm_replay.c`; the arithmetic is in
 //! [`replay`](super::replay).
 
 use super::{
+    lineage,
     replay::{Numbers, Plain, Ring, Verdict, Window},
-    ring, successor,
+    window::ring,
 };
 use crate::{
     raw,
     redirect::{Arguments, CType, Gate, Target},
+    xfrm::State,
 };
 use core::{fmt, slice};
 use kernel::{error::to_result, ffi::c_int, prelude::*};
 
-/// Whether the SA has an SPI, but isn't found by it: retired, or deleted.
+/// Calls `f` with the locked newest SA of the line of `x`, which is locked itself.
+///
+/// Fails with `EINVAL` if that one isn't valid any more.
 ///
 /// # Safety
 ///
-/// The SA is valid.
-unsafe fn is_out(x: *const raw::xfrm_state) -> bool {
-    // SAFETY: The caller promises it. What comes and goes before the SA in its
-    // chain writes there without the SA's lock, but never null.
-    unsafe { (&raw const (*x).byspi.pprev).read_volatile().is_null() && (*x).id.spi != 0 }
-}
-
-/// Calls `f` with the locked successor of `x`, which is locked itself.
-///
-/// Fails with `EINVAL` if that one isn't valid any more. Returns `None` if `x`
-/// has no successor.
-///
-/// # Safety
-///
-/// `x` is valid, and locked with bottom halves off.
-unsafe fn with_successor(
+/// `x` is kept, and locked with bottom halves off.
+unsafe fn with_newest(
     x: *mut raw::xfrm_state,
     f: impl FnOnce(*mut raw::xfrm_state) -> Result,
-) -> Option<Result> {
-    let mut next = successor(x)?;
-
+) -> Result {
+    // SAFETY: The caller promises it.
+    let lineage = unsafe { lineage::of(State::from_raw(x)) }.ok_or(EINVAL)?;
     loop {
-        let locked = next.lock_nested();
-        // It may have been retired itself since.
-        // SAFETY: It is valid.
-        if unsafe { is_out(next.as_ptr()) } {
-            if let Some(later) = successor(next.as_ptr()) {
-                drop(locked);
-                next = later;
-                continue;
+        let newest = lineage.newest().ok_or(EINVAL)?;
+        let locked = newest.lock_nested();
+        // Else it has been replaced in this very moment; the next one can't be before
+        // another whole request.
+        if lineage.is_newest(&newest) {
+            if !newest.is_valid() {
+                return Err(EINVAL);
             }
+            return f(locked.state().as_ptr());
         }
-        if !next.is_valid() {
-            return Some(Err(EINVAL));
-        }
-        return Some(f(next.as_ptr()));
     }
 }
 
@@ -87,7 +72,7 @@ unsafe fn count(x: *mut raw::xfrm_state, skb: *const raw::sk_buff) {
     }
 }
 
-/// Asks the windows of `x` and of its successor `new` whether a packet may be
+/// Asks the windows of `x` and of `new`, the newest of its line, whether a packet may be
 /// received, and notes in that of `new` that it has been.
 ///
 /// That of `x` has the same packets and is not ahead, unless user space has set
@@ -256,26 +241,25 @@ unsafe fn number(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff) -> Result {
     Ok(())
 }
 
-/// Lets the successor of `x` handle a packet by `f`, if there is one, within
-/// its limits and counted there; else `x` itself, which the caller counts.
+/// Lets the newest of the line of `x` handle a packet by `f`, within its limits, and counts
+/// it there.
 ///
 /// # Safety
 ///
-/// `x` is locked with bottom halves off, `skb` is valid.
+/// `x` is kept, and locked with bottom halves off; `skb` is valid.
 unsafe fn handle(
     x: *mut raw::xfrm_state,
     skb: *mut raw::sk_buff,
-    f: impl Fn(*mut raw::xfrm_state) -> Result,
+    f: impl FnOnce(*mut raw::xfrm_state) -> Result,
 ) -> c_int {
-    // SAFETY: The caller promises it; the successor is locked.
+    // SAFETY: The caller promises it; the newest is locked.
     let result = unsafe {
-        with_successor(x, |new| {
-            to_result(raw::xfrm_state_check_expire(new))?;
-            f(new)?;
-            count(new, skb);
+        with_newest(x, |newest| {
+            to_result(raw::xfrm_state_check_expire(newest))?;
+            f(newest)?;
+            count(newest, skb);
             Ok(())
         })
-        .unwrap_or_else(|| f(x))
     };
     result.map_or_else(|e| e.to_errno(), |()| 0)
 }
@@ -291,11 +275,11 @@ impl CType for Be32 {
     }
 }
 
-/// Asks the successor whether a decrypted packet may be received. Redirects
+/// Asks the newest SA whether a decrypted packet may be received. Redirects
 /// `xfrm_replay_recheck()`, which is called in a bottom half under the lock of the SA.
 ///
-/// The kernel goes on with noting that it has been, in the retired SA where it
-/// means nothing; hence it is noted in the successor right away.
+/// The kernel goes on with noting that it has been, in the replaced SA where it
+/// means nothing; hence it is noted in the newest right away.
 pub struct Recheck;
 
 static RECHECK_GATE: Gate = Gate::new();
@@ -314,7 +298,7 @@ unsafe impl Target for Recheck {
 
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
         // SAFETY: The function's first argument is an SA.
-        unsafe { is_out(arguments.first()) }
+        lineage::is_kept(unsafe { State::from_raw(arguments.first()) })
     }
 }
 
@@ -324,11 +308,12 @@ unsafe impl Target for Recheck {
 unsafe extern "C" fn recheck(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff, seq: Be32) -> c_int {
     // SAFETY: The call has been redirected here.
     let _pass = unsafe { Recheck::pass() };
-    // SAFETY: The caller has locked `x`, in a bottom half.
+    // SAFETY: The caller has locked `x`, in a bottom half; it is kept, or the call wouldn't
+    // have been redirected.
     unsafe { handle(x, skb, |new| receive(x, new, skb, seq)) }
 }
 
-/// Takes the number of a packet to be sent from the successor. Redirects
+/// Takes the number of a packet to be sent from the newest SA. Redirects
 /// `xfrm_replay_overflow()`, which is called under the lock of the SA.
 pub struct Overflow;
 
@@ -347,7 +332,7 @@ unsafe impl Target for Overflow {
 
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
         // SAFETY: The function's first argument is an SA.
-        unsafe { is_out(arguments.first()) }
+        lineage::is_kept(unsafe { State::from_raw(arguments.first()) })
     }
 }
 
@@ -357,6 +342,6 @@ unsafe impl Target for Overflow {
 unsafe extern "C" fn overflow(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff) -> c_int {
     // SAFETY: The call has been redirected here.
     let _pass = unsafe { Overflow::pass() };
-    // SAFETY: The caller has locked `x`, with bottom halves off.
+    // SAFETY: The caller has locked `x`, with bottom halves off; it is kept, as above.
     unsafe { handle(x, skb, |x| number(x, skb)) }
 }

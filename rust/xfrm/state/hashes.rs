@@ -71,13 +71,9 @@ fn are_found() -> Result<bool> {
             (*x).props.saddr = address(saddr).into();
             (*x).props.family = family;
             (*x).props.reqid = u32::from(number) << 13;
+            (*x).km.seq = u32::from(number) << 9 | 1;
             raw::xfrm_state_insert(x);
-            let right = {
-                let table = Table::lock(net);
-                let byspi = (*table.chain(&state.id())).first == &raw mut (*x).byspi;
-                let bydst = &raw mut (*x).__bindgen_anon_1.bydst;
-                byspi && (*raw::xfrm_next_states_bydst(x)).first == bydst
-            };
+            let right = Table::lock(net).is_first(&state);
             raw::xfrm_state_delete(x);
             right
         };

@@ -17,10 +17,7 @@ pub use tables::Table;
 use crate::{
     net::Namespace,
     raw,
-    xfrm::{
-        migrate::snapshot::Snapshot,
-        uapi::{self, Encap, Id, Mark, Offload},
-    },
+    xfrm::uapi::{self, Encap, Id, Mark, Offload},
 };
 use core::{ptr::NonNull, slice};
 use kernel::{
@@ -105,10 +102,13 @@ impl State {
     }
 
     /// Returns the namespace that the SA is in. Any context.
-    pub fn net(&self) -> &Namespace {
-        // SAFETY: References are held by requests, whose sender keeps the
-        // namespace; by burials, which the end of the namespace awaits; and by
-        // packets of an SA to be buried, no longer than that.
+    ///
+    /// # Safety
+    ///
+    /// A reference doesn't keep that: it must be there during `'a`, with what modules keep
+    /// for it.
+    pub(in crate::xfrm) unsafe fn net<'a>(&self) -> &'a Namespace {
+        // SAFETY: The caller promises it.
         unsafe { Namespace::from_raw(raw::xfrm_next_state_net(self.as_ptr())) }
     }
 
@@ -129,40 +129,13 @@ impl State {
         get!(self, mark).into()
     }
 
-    /// Copies what requests to the SAD set. The caller holds `xfrm_cfg_mutex`,
-    /// without which values of two requests could get mixed.
-    pub fn snapshot(&self) -> Snapshot {
-        let x = self.as_ptr();
-
-        // SAFETY: The SA is valid. Requests alone write these fields, and are kept out.
-        unsafe {
-            Snapshot {
-                daddr: (*x).id.daddr.into(),
-                saddr: (*x).props.saddr.into(),
-                family: (*x).props.family,
-                proto: (*x).id.proto,
-                flags: (*x).props.flags,
-                dir: (*x).dir,
-                selector: self.selector(),
-                mark: self.mark(),
-                output_mark: (*x).props.smark.into(),
-                encap: self.encap(),
-                mapping_maxage: (*x).mapping_maxage,
-                nat_keepalive: (*x).nat_keepalive_interval,
-                offload: self.offload(),
-                larval: self.phase() == raw::XFRM_STATE_ACQ,
-                kernel_owned: raw::xfrm_next_state_kern(x) != 0,
-            }
-        }
-    }
-
     /// Returns the direction that the SA is marked with, `XFRM_SA_DIR_*`, or 0. Any
     /// context.
     pub fn dir(&self) -> u8 {
         get!(self, dir)
     }
 
-    /// Returns the selector, which requests set: see [`Self::snapshot`].
+    /// Returns the selector, which requests set. The caller keeps those out.
     pub(in crate::xfrm) fn selector(&self) -> uapi::Selector {
         // SAFETY: The SA is valid, and the layouts are the same (`layout.rs`). All
         // bytes of an SA are initialized, also those between the fields of the
@@ -174,7 +147,7 @@ impl State {
         }
     }
 
-    fn encap(&self) -> Option<Encap> {
+    pub(in crate::xfrm) fn encap(&self) -> Option<Encap> {
         let encap = get!(self, encap).cast::<Encap>();
         // SAFETY: An SA has a template from its beginning to its end, or never
         // (what is in it may change). The layouts are the same (`layout.rs`),
@@ -303,6 +276,13 @@ pub(in crate::xfrm) struct Nested<'a> {
     _not_send: NotThreadSafe,
 }
 
+impl Nested<'_> {
+    /// Returns the SA.
+    pub(in crate::xfrm) fn state(&self) -> &State {
+        self.state
+    }
+}
+
 impl Drop for Nested<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant we hold it.
@@ -365,6 +345,34 @@ impl Locked<'_> {
     /// Returns the SA.
     pub(in crate::xfrm) fn state(&self) -> &State {
         self.state
+    }
+
+    /// Takes the SA out of the caches of the lookups, if it is there; whether it was.
+    ///
+    /// # Safety
+    ///
+    /// As for [`State::net`].
+    pub(in crate::xfrm) unsafe fn leave_caches(&self) -> bool {
+        let x = self.as_ptr();
+        // SAFETY: The SA is valid, one access each. The caller promises the rest.
+        unsafe {
+            let cached = !(&raw const (*x).state_cache.pprev)
+                .read_volatile()
+                .is_null()
+                || !(&raw const (*x).state_cache_input.pprev)
+                    .read_volatile()
+                    .is_null();
+            if cached {
+                tables::uncache(self.state, self.state.net());
+            }
+            cached
+        }
+    }
+
+    /// Lets those who have a route by the SA look for another one.
+    pub(in crate::xfrm) fn outdate_routes(&self) {
+        // SAFETY: It is locked.
+        unsafe { tables::outdate_routes(self.as_ptr()) }
     }
 }
 

@@ -10,10 +10,10 @@
 //!
 //! C source: `net/xfrm/xfrm_state.c`
 
-use super::{id, State};
+use super::State;
 use crate::{net::Namespace, raw, xfrm::uapi::Id};
 use core::{
-    mem,
+    mem::offset_of,
     ptr::{self, NonNull},
 };
 use kernel::types::NotThreadSafe;
@@ -62,19 +62,21 @@ impl<'a> Table<'a> {
         unsafe { (*self.net.as_ptr()).xfrm.state_num }
     }
 
+    /// Counts so many SAs more.
+    fn count(&self, more: i32) {
+        // SAFETY: The namespace is valid, and we hold the lock of the field.
+        unsafe { (*self.net.as_ptr()).xfrm.state_num = self.len().wrapping_add_signed(more) }
+    }
+
     /// Returns the SAs with this id, whatever their marks; only those that have
     /// an SPI are found.
     pub fn with_id<'t>(&'t self, id: &'t Id) -> impl Iterator<Item = &'t State> {
         // SAFETY: We hold the lock, under which what is in a chain stays there, and
         // in its place.
-        let first = unsafe { by_spi((*self.chain(id)).first) };
-        let chain = core::iter::successors(NonNull::new(first), |state| {
-            // SAFETY: As above.
-            NonNull::new(unsafe { by_spi((*state.as_ptr()).byspi.next) })
-        });
+        let chain = unsafe { BY_SPI.states((*self.chain(id)).first) };
         chain
             // SAFETY: As above, and the table has a reference.
-            .map(|state| unsafe { State::from_raw(state.as_ptr()) })
+            .map(|state| unsafe { State::from_raw(state) })
             .filter(|state| has_id(state, id))
     }
 
@@ -97,26 +99,35 @@ impl<'a> Table<'a> {
         unsafe { &raw mut (*self.net.as_ptr()).xfrm.state_all }
     }
 
-    /// Puts an SA into the table by SPI, behind those that a device handles by
-    /// itself.
-    ///
-    /// Mirrors `XFRM_STATE_INSERT()`.
+    /// Puts an SA into the table by SPI.
     ///
     /// # Safety
     ///
     /// The SA is locked, of this namespace, and not in the table yet.
     pub(in crate::xfrm) unsafe fn insert_by_spi(&self, x: *mut raw::xfrm_state) {
+        // SAFETY: The caller promises it.
+        unsafe { self.insert(x, BY_SPI) }
+    }
+
+    /// Puts an SA into a table, behind those that a device handles by itself.
+    ///
+    /// Mirrors `XFRM_STATE_INSERT()`.
+    ///
+    /// # Safety
+    ///
+    /// The SA is of this namespace, and not in that table yet.
+    unsafe fn insert(&self, x: *mut raw::xfrm_state, key: Key) {
         // SAFETY: The caller promises it; what is in the chain stays there.
         unsafe {
-            let chain = self.chain(&id(x));
-            let mut other = by_spi((*chain).first);
-            while !other.is_null() && in_hardware(other) {
-                other = by_spi((*other).byspi.next);
-            }
-            if in_hardware(x) || other.is_null() {
-                raw::xfrm_next_hlist_add_head_rcu(&raw mut (*x).byspi, chain);
-            } else {
-                raw::xfrm_next_hlist_add_before_rcu(&raw mut (*x).byspi, &raw mut (*other).byspi);
+            let chain = (key.chain)(x);
+            let software = key
+                .states((*chain).first)
+                .find(|&other| !in_hardware(other));
+            match software {
+                Some(other) if !in_hardware(x) => {
+                    raw::xfrm_next_hlist_add_before_rcu(key.node(x), key.node(other));
+                }
+                _ => raw::xfrm_next_hlist_add_head_rcu(key.node(x), chain),
             }
         }
     }
@@ -135,18 +146,26 @@ impl<'a> Table<'a> {
         // SAFETY: The caller promises it.
         unsafe {
             if counts == Counts::NoMore {
-                (*self.net.as_ptr()).xfrm.state_num = self.len().wrapping_sub(1);
+                self.count(-1);
             }
             raw::xfrm_next_list_del_init(&raw mut (*x).km.all);
-            for node in by_key(x) {
-                unhash(node);
+            for key in KEYS {
+                unhash(key.node(x));
             }
             uncache_locked(x);
         }
     }
 
+    /// Whether an SA is the first in each chain that it belongs in.
+    pub(super) fn is_first(&self, state: &State) -> bool {
+        let x = state.as_ptr();
+        // SAFETY: The SA is valid, and the lock is held.
+        KEYS.into_iter()
+            .all(|key| unsafe { (*(key.chain)(x)).first == key.node(x) })
+    }
+
     /// Returns the chain of the table by SPI that an SA with this id is in.
-    pub(in crate::xfrm) fn chain(&self, id: &Id) -> *mut raw::hlist_head {
+    fn chain(&self, id: &Id) -> *mut raw::hlist_head {
         // SAFETY: The namespace is valid; the address is read only, and has the
         // layout of `xfrm_address_t`. We hold the lock.
         unsafe {
@@ -180,19 +199,6 @@ fn has_id(state: &State, id: &Id) -> bool {
         && theirs.daddr.equals(&id.daddr, id.family)
 }
 
-/// Returns the SA whose node in a chain of the table by SPI this is; null if it is null.
-///
-/// # Safety
-///
-/// The node must be null or an SA's.
-unsafe fn by_spi(node: *mut raw::hlist_node) -> *mut raw::xfrm_state {
-    if node.is_null() {
-        return ptr::null_mut();
-    }
-    // SAFETY: The caller promises that it is the field of an SA.
-    unsafe { kernel::container_of!(node, raw::xfrm_state, byspi) }
-}
-
 /// Returns the SA that an entry of the list of all belongs to; `None` if that
 /// is being deleted, or the place of one who is reading the list.
 ///
@@ -221,9 +227,77 @@ pub(in crate::xfrm) enum Counts {
     NoMore,
 }
 
+/// One of the tables: where an SA's node in it is, and in which chain an SA belongs.
+#[derive(Clone, Copy)]
+struct Key {
+    node: usize,
+    chain: unsafe extern "C" fn(*const raw::xfrm_state) -> *mut raw::hlist_head,
+}
+
+const BY_DST: Key = Key {
+    node: offset_of!(raw::xfrm_state, __bindgen_anon_1),
+    chain: raw::xfrm_next_bydst,
+};
+const BY_SRC: Key = Key {
+    node: offset_of!(raw::xfrm_state, __bindgen_anon_2),
+    chain: raw::xfrm_next_bysrc,
+};
+const BY_SPI: Key = Key {
+    node: offset_of!(raw::xfrm_state, byspi),
+    chain: raw::xfrm_next_byspi,
+};
+const BY_SEQ: Key = Key {
+    node: offset_of!(raw::xfrm_state, byseq),
+    chain: raw::xfrm_next_byseq,
+};
+const KEYS: [Key; 4] = [BY_DST, BY_SRC, BY_SPI, BY_SEQ];
+
+impl Key {
+    /// Returns the node of an SA.
+    ///
+    /// # Safety
+    ///
+    /// The SA is valid.
+    unsafe fn node(self, x: *mut raw::xfrm_state) -> *mut raw::hlist_node {
+        // SAFETY: The caller promises it; the node is a field.
+        unsafe { x.byte_add(self.node).cast() }
+    }
+
+    /// Returns the SA of a node.
+    ///
+    /// # Safety
+    ///
+    /// It is that of an SA in this table.
+    unsafe fn state(self, node: *mut raw::hlist_node) -> *mut raw::xfrm_state {
+        // SAFETY: The caller promises it.
+        unsafe { node.byte_sub(self.node).cast() }
+    }
+
+    /// Returns the SAs from this node on, if it isn't null.
+    ///
+    /// # Safety
+    ///
+    /// It is null, or that of an SA in this table, whose lock is held as long as the
+    /// iterator is used: what is in a chain stays there.
+    unsafe fn states(
+        self,
+        first: *mut raw::hlist_node,
+    ) -> impl Iterator<Item = *mut raw::xfrm_state> {
+        // SAFETY: The caller promises it.
+        core::iter::successors(NonNull::new(first), |node| {
+            NonNull::new(unsafe { (*node.as_ptr()).next })
+        })
+        // SAFETY: As above.
+        .map(move |node| unsafe { self.state(node.as_ptr()) })
+    }
+}
+
 /// Puts `new` into the tables and takes `old` out of them, such that a lookup
 /// which fits both finds one of them at any time. Tells whether an SA without keys
 /// is where `new` is now, which may have waited for that.
+///
+/// Mirrors `__xfrm_state_insert()` and `__xfrm_state_bump_genids()`, but for the timers;
+/// other SAs' routes are looked up anew only if that could make a difference.
 ///
 /// # Safety
 ///
@@ -236,16 +310,37 @@ pub(in crate::xfrm) unsafe fn take_place(
 ) -> bool {
     // SAFETY: The caller promises it. No request changes a key meanwhile.
     unsafe {
-        let (same_spi, same_ends) = same_keys(new, old);
-        if same_ends {
-            insert_for(new, old, counts)
-        } else {
-            insert_elsewhere(new, old, counts, same_spi)
+        let same = same_keys(new, old);
+        let outdates = same != [true; KEYS.len()] || differ_in_choice(new, old);
+        let table = Table::lock(State::from_raw(new).net());
+
+        raw::xfrm_next_list_add(&raw mut (*new).km.all, table.all());
+        for (key, same) in KEYS.into_iter().zip(same) {
+            let place = key.node(old);
+            if (*place).pprev.is_null() {
+                // It has no such key, nor has its clone.
+            } else if same {
+                replace(place, key.node(new));
+            } else {
+                table.insert(new, key);
+            }
         }
+        table.count(1);
+        table.remove(old, counts);
+
+        let mut meets_larval = false;
+        // Those that have its ends, and some others.
+        for other in BY_DST.states((*(BY_DST.chain)(new)).first) {
+            meets_larval |= u32::from((*other).km.state) == raw::XFRM_STATE_ACQ;
+            if outdates && (*other).props.reqid == (*new).props.reqid {
+                outdate_routes(other);
+            }
+        }
+        meets_larval
     }
 }
 
-/// Whether two SAs have the same key in the table by SPI, and in all of them.
+/// Whether two SAs of one SPI, protocol and number have the same key, for each of the tables.
 ///
 /// An SA whose packets a device handles is at the head of its chains, before
 /// those of others: its place is no other's.
@@ -253,28 +348,22 @@ pub(in crate::xfrm) unsafe fn take_place(
 /// # Safety
 ///
 /// Both are valid, and no request changes their keys.
-unsafe fn same_keys(a: *const raw::xfrm_state, b: *const raw::xfrm_state) -> (bool, bool) {
+unsafe fn same_keys(a: *const raw::xfrm_state, b: *const raw::xfrm_state) -> [bool; KEYS.len()] {
     // SAFETY: The caller promises it.
     unsafe {
         let family = (*a).props.family;
-        let same_spi = family == (*b).props.family
-            && (*a).id.spi == (*b).id.spi
-            && (*a).id.proto == (*b).id.proto
-            && raw::xfrm_next_addr_equal(
-                &raw const (*a).id.daddr,
-                &raw const (*b).id.daddr,
-                family,
-            )
-            && in_hardware(a) == in_hardware(b);
-        let same_ends = same_spi
-            && (*a).props.reqid == (*b).props.reqid
-            && (*a).km.seq == (*b).km.seq
-            && raw::xfrm_next_addr_equal(
-                &raw const (*a).props.saddr,
-                &raw const (*b).props.saddr,
-                family,
-            );
-        (same_spi, same_ends)
+        let same = |a: *const _, b: *const _| raw::xfrm_next_addr_equal(a, b, family);
+        let place = in_hardware(a) == in_hardware(b);
+        let daddr = place
+            && family == (*b).props.family
+            && same(&raw const (*a).id.daddr, &raw const (*b).id.daddr);
+        let ends = daddr && same(&raw const (*a).props.saddr, &raw const (*b).props.saddr);
+        [
+            ends && (*a).props.reqid == (*b).props.reqid,
+            ends,
+            daddr,
+            place,
+        ]
     }
 }
 
@@ -288,129 +377,18 @@ pub(in crate::xfrm) unsafe fn in_hardware(x: *const raw::xfrm_state) -> bool {
     unsafe { (&raw const (*x).xso).read() }.is_packet()
 }
 
-/// Puts `new` exactly where `old` is.
-///
-/// Mirrors `__xfrm_state_insert()`; other SAs' routes are looked up anew only if that
-/// could make a difference.
+/// Whether routes by one of two SAs would not choose the other.
 ///
 /// # Safety
 ///
-/// As for [`take_place`]; all keys are the same.
-unsafe fn insert_for(new: *mut raw::xfrm_state, old: *mut raw::xfrm_state, counts: Counts) -> bool {
-    // SAFETY: The caller promises it; the table's lock is taken.
-    unsafe {
-        let net = State::from_raw(new).net();
-        (*new).mark.v &= (*new).mark.m;
-
-        let table = Table::lock(net);
-        raw::xfrm_next_list_add(&raw mut (*new).km.all, table.all());
-        for (place, node) in by_key(old).into_iter().zip(by_key(new)) {
-            if !(*place).pprev.is_null() {
-                replace(place, node);
-            }
-        }
-        (*net.as_ptr()).xfrm.state_num = table.len().wrapping_add(1);
-        table.remove(old, counts);
-        outdate_choices(new, old);
-        let meets_larval = meets_larval(new);
-        drop(table);
-
-        raw::xfrm_next_hrtimer_start(&raw mut (*new).mtimer, 1);
-        if (*new).replay_maxage != 0 {
-            raw::xfrm_next_timer_start(&raw mut (*new).rtimer, (*new).replay_maxage);
-        }
-        if (*new).nat_keepalive_interval != 0 {
-            raw::xfrm_next_nat_keepalive_run(net.as_ptr());
-        }
-        meets_larval
-    }
-}
-
-/// Lets the kernel insert `new`, but for the table by SPI if its place there
-/// is that of `old`: it seems dead and without SPI until it is there too, so
-/// that nobody takes it for an SA.
-///
-/// # Safety
-///
-/// As for [`take_place`].
-unsafe fn insert_elsewhere(
-    new: *mut raw::xfrm_state,
-    old: *mut raw::xfrm_state,
-    counts: Counts,
-    same_spi: bool,
-) -> bool {
-    // SAFETY: The caller promises it; the table's lock is taken.
-    unsafe {
-        let mut spi = 0;
-        let phase = (*new).km.state;
-        if same_spi {
-            mem::swap(&mut (*new).id.spi, &mut spi);
-            (*new).km.state = raw::XFRM_STATE_DEAD as u8;
-        }
-        raw::xfrm_state_insert(new);
-
-        let table = Table::lock(State::from_raw(new).net());
-        if same_spi {
-            mem::swap(&mut (*new).id.spi, &mut spi);
-            replace(&raw mut (*old).byspi, &raw mut (*new).byspi);
-            (&raw mut (*new).km.state).write_volatile(phase);
-        }
-        table.remove(old, counts);
-        meets_larval(new)
-    }
-}
-
-/// Returns the SAs that have the ends of this one, itself, and some others that share
-/// their chain.
-///
-/// # Safety
-///
-/// The SA is valid, and the tables are locked as long as the iterator is used.
-unsafe fn between_its_ends(
-    x: *const raw::xfrm_state,
-) -> impl Iterator<Item = *mut raw::xfrm_state> {
-    // SAFETY: The caller promises it; what is in the chain stays there under the lock.
-    let first = NonNull::new(unsafe { (*raw::xfrm_next_states_bydst(x)).first });
-    // SAFETY: As above.
-    core::iter::successors(first, |node| NonNull::new(unsafe { (*node.as_ptr()).next })).map(
-        // SAFETY: Nodes of that chain are SAs'.
-        |node| unsafe {
-            kernel::container_of!(node.as_ptr(), raw::xfrm_state, __bindgen_anon_1.bydst)
-        },
-    )
-}
-
-/// Whether there is an SA without keys among those between the same ends.
-///
-/// # Safety
-///
-/// The SA is valid, and the tables are locked.
-unsafe fn meets_larval(x: *const raw::xfrm_state) -> bool {
+/// Both are valid, and no request changes them.
+unsafe fn differ_in_choice(a: *mut raw::xfrm_state, b: *mut raw::xfrm_state) -> bool {
     // SAFETY: The caller promises it.
-    unsafe { between_its_ends(x).any(|other| u32::from((*other).km.state) == raw::XFRM_STATE_ACQ) }
-}
-
-/// Lets those look for another SA who have a route by one that they might not choose any
-/// more, now that `new` is there and not `old`.
-///
-/// Mirrors `__xfrm_state_bump_genids()`.
-///
-/// # Safety
-///
-/// Both are valid and have the same ends; the tables are locked.
-unsafe fn outdate_choices(new: *const raw::xfrm_state, old: *const raw::xfrm_state) {
-    // SAFETY: The caller promises it.
-    unsafe {
-        let choice = |x: *const raw::xfrm_state| {
-            let state = State::from_raw(x.cast_mut());
-            (state.selector(), state.mark())
-        };
-        if choice(new) != choice(old) {
-            between_its_ends(new)
-                .filter(|&other| (*other).props.reqid == (*new).props.reqid)
-                .for_each(|other| outdate_routes(other));
-        }
-    }
+    let choice = |x: *mut raw::xfrm_state| unsafe {
+        let state = State::from_raw(x);
+        (state.selector(), state.mark())
+    };
+    choice(a) != choice(b)
 }
 
 /// Lets those who have a route by the SA look for another one.
@@ -463,33 +441,14 @@ unsafe fn unhash(node: *mut raw::hlist_node) {
     }
 }
 
-/// Takes an SA out of the caches of the lookups. Takes `xfrm_state_lock`.
-pub(in crate::xfrm) fn uncache(state: &State) {
-    let _table = Table::lock(state.net());
+/// Takes an SA of `net` out of the caches of the lookups. Takes `xfrm_state_lock`.
+pub(in crate::xfrm) fn uncache(state: &State, net: &Namespace) {
+    let _table = Table::lock(net);
     // SAFETY: The SA is valid, and we hold the lock.
     unsafe { uncache_locked(state.as_ptr()) }
 }
 
-/// Counts an SA once more that has been subtracted twice. Takes `xfrm_state_lock`.
-pub(in crate::xfrm) fn count_again(state: &State) {
-    let table = Table::lock(state.net());
-    // SAFETY: The namespace is valid, and we hold the lock.
-    unsafe { (*table.net().as_ptr()).xfrm.state_num = table.len().wrapping_add(1) }
-}
-
-/// The nodes by which an SA is in the tables.
-///
-/// # Safety
-///
-/// The SA is valid.
-unsafe fn by_key(x: *mut raw::xfrm_state) -> [*mut raw::hlist_node; 4] {
-    // SAFETY: The caller promises it.
-    unsafe {
-        [
-            &raw mut (*x).__bindgen_anon_1.bydst,
-            &raw mut (*x).__bindgen_anon_2.bysrc,
-            &raw mut (*x).byspi,
-            &raw mut (*x).byseq,
-        ]
-    }
+/// Counts an SA of `net` once more that has been subtracted twice. Takes `xfrm_state_lock`.
+pub(in crate::xfrm) fn count_again(net: &Namespace) {
+    Table::lock(net).count(1);
 }
