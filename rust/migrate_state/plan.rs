@@ -46,20 +46,19 @@ impl Plan {
             None => 0,
         };
         let mark = request.mark.unwrap_or(old.mark).masked();
-        let changes = Changes {
-            daddr: header.new_daddr,
-            saddr: header.new_saddr,
-            family: header.new_family,
-            reqid: header.new_reqid,
-            selector,
-            mark,
-            output_mark: request.set_mark.unwrap_or(old.output_mark),
-            encap,
-            mapping_maxage: with_encap(request.mapping_maxage, old.mapping_maxage),
-            nat_keepalive: with_encap(request.nat_keepalive, old.nat_keepalive),
-        };
         Ok(Self {
-            changes,
+            changes: Changes {
+                daddr: header.new_daddr,
+                saddr: header.new_saddr,
+                family: header.new_family,
+                reqid: header.new_reqid,
+                selector,
+                mark,
+                output_mark: request.set_mark.unwrap_or(old.output_mark),
+                encap,
+                mapping_maxage: with_encap(request.mapping_maxage, old.mapping_maxage),
+                nat_keepalive: with_encap(request.nat_keepalive, old.nat_keepalive),
+            },
             offload: match request.offload {
                 OffloadChange::Inherit => old.offload,
                 OffloadChange::Clear => None,

@@ -136,6 +136,7 @@ pub fn check_prefixes(selector: &uapi::Selector, family: u16) -> Result<(), Refu
 
 /// Zeroes what a sender may have left behind an IPv4 address, since it would
 /// reach dumps and listeners; but for a selector without family.
+#[inline]
 fn trimmed(header: &MigrateState) -> MigrateState {
     let new_family = header.new_family;
 

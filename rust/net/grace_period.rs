@@ -22,6 +22,7 @@ use kernel::sync::atomic::{ordering, Atomic};
 ///     GracePeriod::start();
 /// }
 /// ```
+#[repr(transparent)]
 pub struct GracePeriod(Atomic<usize>);
 
 impl GracePeriod {

@@ -65,12 +65,11 @@ pub struct NewState<'a> {
 struct Draft(NonNull<raw::xfrm_state>);
 
 impl<'a> NewState<'a> {
-    /// Clones `old`, all but its counters, with `changes`; makes room to keep it. May sleep.
+    /// Clones `old`, all but its counters, with `changes`. May sleep.
     ///
     /// Fails with `ENOMEM`, or what the security module says. Mirrors
     /// `xfrm_state_clone_and_setup()`.
     pub fn clone_of(old: &'a Found<'a>, changes: &Changes, replaced: &'a Replaced) -> Result<Self> {
-        let room = Room::new(old)?;
         // SAFETY: The namespace is valid.
         let ptr = unsafe { raw::xfrm_state_alloc(old.net().as_ptr()) };
         // INVARIANT: A new SA has one reference and is in no table. From here
@@ -93,7 +92,7 @@ impl<'a> NewState<'a> {
             draft,
             old,
             replaced,
-            room,
+            room: Room::new(),
         })
     }
 
@@ -170,25 +169,27 @@ impl<'a> NewState<'a> {
         unsafe {
             raw::xfrm_next_state_hold(new);
             let held: ARef<State> = ARef::from_raw(NonNull::new_unchecked(new).cast());
+            let place = self.room.place(&locked);
+            let place = place.filter(|_| can_be_kept(old, new));
             let (meets_larval, kept) = {
                 // Until its timers are right, no packet may find a limit; and a
                 // device may know it already.
                 let nested = held.lock_nested();
                 take_counters(new, old);
                 (&raw mut (*new).km.state).write_volatile(raw::XFRM_STATE_VALID as u8);
-                let kept = can_be_kept(old, new).then(|| self.room.keep(&locked, &nested));
-                let kept = kept.and_then(Result::ok);
-                let counts = match kept {
+                let counts = match place {
                     Some(_) => Counts::NoMore,
                     None => Counts::Still,
                 };
                 let meets_larval = take_place(new, old, counts);
                 take_timers(new, old, expires);
+                let kept = place.map(|place| {
+                    release(old);
+                    place.keep(&nested)
+                });
                 (meets_larval, kept)
             };
-            if kept.is_some() {
-                release(old);
-            } else {
+            if kept.is_none() {
                 raw::__xfrm_state_delete(old);
                 close_window(old);
             }
@@ -215,9 +216,9 @@ fn stand_still<'a>(old: &'a State, room: &mut Room) -> Result<(Locked<'a>, Optio
         if !locked.is_valid() || replaced::is_kept(old) {
             return Err(ESRCH);
         }
-        if room.lacks_lineage(&locked) {
+        if room.is_missing(&locked) {
             drop(locked);
-            room.add_lineage()?;
+            room.add()?;
             continue;
         }
         // SAFETY: The SA is valid; its timer has a lock of its own.
@@ -225,7 +226,10 @@ fn stand_still<'a>(old: &'a State, room: &mut Room) -> Result<(Locked<'a>, Optio
             let timer = &raw mut (*old.as_ptr()).rtimer;
             let pending = raw::xfrm_next_timer_pending(timer);
             let expires = pending.then(|| (*timer).expires);
-            (expires, raw::timer_delete_sync_try(timer) >= 0)
+            // It is this that has fired, and wasn't started again: the event is left to the
+            // next packet.
+            let fired = !pending && (*old.as_ptr()).xflags & raw::XFRM_TIME_DEFER != 0;
+            (expires, fired || raw::timer_delete_sync_try(timer) >= 0)
         };
         if free {
             return Ok((locked, expires));

@@ -3,7 +3,10 @@
 //! Ending replaced SAs when nobody needs them any more: a worker for each namespace looks
 //! at all of its lineages now and then.
 
-use super::lineage::{end, Kept, Lineage};
+use super::{
+    kept::Queue,
+    lineage::{end, free, Fate, Lineage},
+};
 use crate::net::{
     bh,
     work::{yield_cpu, Work},
@@ -44,9 +47,13 @@ impl Deferred {
         })
     }
 
-    /// Takes a lineage that begins; the work is to be asked for. Doesn't sleep.
-    pub(super) fn add(&self, lineage: ListArc<Lineage>) {
-        self.lineages.lock().push_back(lineage);
+    /// Takes a lineage that begins. Returns whether the work is to be asked for, which it has
+    /// been if there are others. Doesn't sleep.
+    pub(super) fn add(&self, lineage: ListArc<Lineage>) -> bool {
+        let mut lineages = self.lineages.lock();
+        let first = lineages.is_empty();
+        lineages.push_back(lineage);
+        first
     }
 
     fn take(&self) -> List<Lineage> {
@@ -97,7 +104,7 @@ impl PinnedDrop for Deferred {
     }
 }
 
-fn take_kept(lineage: &Lineage) -> List<Kept> {
+fn take_kept(lineage: &Lineage) -> Queue {
     let _off = bh::off();
     lineage.take_kept()
 }
@@ -110,28 +117,30 @@ fn finish(lineage: &Lineage) -> bool {
 /// Ends what is due of a lineage. Returns `None` if that ends, too, else whether some wait
 /// for a grace period.
 fn look_at(lineage: &Lineage) -> Option<bool> {
-    let (mut kept, mut left) = (take_kept(lineage), List::new());
-    let (mut waiting, mut in_flight) = (0, 0);
+    let (mut kept, mut left) = (take_kept(lineage), Queue::new());
+    let (mut waits, mut in_flight) = (false, 0);
     // A move that comes meanwhile makes it earlier.
     lineage.look_in(msecs_to_jiffies(AGAIN));
 
     while let Some(one) = kept.pop_front() {
-        match look(&one) {
-            Fate::Due => {
-                end(one);
-                yield_cpu();
-                continue;
+        match free(one) {
+            Fate::Freed => yield_cpu(),
+            Fate::Found(one) => {
+                waits = true;
+                left.push_back(one);
             }
-            Fate::Waits => waiting += 1,
-            Fate::InFlight => in_flight += 1,
+            Fate::InFlight(one) if one.age() >= msecs_to_jiffies(PATIENCE) => end(one),
+            Fate::InFlight(one) => {
+                in_flight += 1;
+                left.push_back(one);
+            }
         }
-        left.push_back(one);
         if in_flight > IN_FLIGHT {
             left.pop_front().map(end);
             in_flight -= 1;
         }
     }
-    if waiting > 0 {
+    if waits {
         lineage.look_in(0);
     }
     if left.is_empty() && finish(lineage) {
@@ -139,37 +148,5 @@ fn look_at(lineage: &Lineage) -> Option<bool> {
     }
     let _off = bh::off();
     lineage.put_back(left);
-    Some(waiting > 0)
-}
-
-/// What becomes of a replaced SA.
-enum Fate {
-    /// It ends now.
-    Due,
-    /// Somebody may still find it.
-    Waits,
-    /// Somebody refers to it.
-    InFlight,
-}
-
-fn look(kept: &Kept) -> Fate {
-    if !kept.unfindable.is_over() {
-        return Fate::Waits;
-    }
-    let state = &kept.state;
-    let locked = state.lock();
-    // SAFETY: As long as it is kept, its namespace is there.
-    if unsafe { locked.leave_caches() } {
-        // Somebody may be finding it there.
-        kept.unfindable.restart();
-        return Fate::Waits;
-    }
-    locked.outdate_routes();
-    // Ours and that of the tables, which who deletes it gives up.
-    let idle = 1 + u32::from(!state.is_dead());
-    if state.references() == idle || kept.age() >= msecs_to_jiffies(PATIENCE) {
-        Fate::Due
-    } else {
-        Fate::InFlight
-    }
+    Some(waits)
 }

@@ -13,9 +13,11 @@
 //!
 //! Locks: [`State::lock`] of one that is kept -> that of the newest -> the line.
 
-use super::window::close_window;
+use super::{
+    kept::{now, Kept, Queue},
+    window::close_window,
+};
 use crate::{
-    net::GracePeriod,
     raw,
     xfrm::{
         state::{
@@ -25,15 +27,15 @@ use crate::{
         State,
     },
 };
-use core::{mem, pin::Pin, ptr};
+use core::ptr;
 use kernel::{
-    list::{impl_list_arc_safe, impl_list_item, List, ListArc, ListLinks},
+    list::{impl_list_arc_safe, impl_list_item, ListArc, ListLinks},
     new_spinlock,
     prelude::*,
     sync::{
         aref::ARef,
         atomic::{ordering, Atomic},
-        SpinLock, UniqueArc,
+        SpinLock,
     },
     time::Jiffies,
 };
@@ -43,7 +45,7 @@ use kernel::{
 /// # Invariants
 ///
 /// The newest and those that are kept name it, and no other SA does. Each stops doing so
-/// under its lock before the lineage is freed.
+/// before the lineage is freed: under its lock, or when nobody refers to it.
 #[pin_data]
 pub(in crate::xfrm) struct Lineage {
     #[pin]
@@ -66,33 +68,7 @@ struct Line {
     /// None before the first replacement.
     newest: Option<ARef<State>>,
     /// The oldest first.
-    kept: List<Kept>,
-}
-
-/// A replaced SA that is kept. It has the reference that the tables had besides this one,
-/// until it is dead: somebody who found it there may delete it, and gives that up then.
-#[pin_data]
-pub(super) struct Kept {
-    #[pin]
-    links: ListLinks,
-    pub(super) state: ARef<State>,
-    /// When nobody finds it any more.
-    pub(super) unfindable: GracePeriod,
-    /// When it was replaced.
-    since: Jiffies,
-}
-
-impl_list_arc_safe! {
-    impl ListArcSafe<0> for Kept { untracked; }
-}
-impl_list_item! {
-    impl ListItem<0> for Kept { using ListLinks { self.links }; }
-}
-
-/// Returns the time. Any context.
-pub(super) fn now() -> Jiffies {
-    // SAFETY: It may be called anywhere.
-    unsafe { raw::xfrm_next_jiffies() }
+    kept: Queue,
 }
 
 /// Set in the name of a lineage by those that are kept.
@@ -129,7 +105,7 @@ impl Lineage {
                 links <- ListLinks::new(),
                 line <- new_spinlock!(Line {
                     newest: None,
-                    kept: List::new(),
+                    kept: Queue::new(),
                 }, "xfrm_next_lineage"),
                 look_at: Atomic::new(now()),
             }? Error),
@@ -151,14 +127,14 @@ impl Lineage {
     }
 
     /// Returns all that are kept, the oldest first, for who sees to their ends.
-    pub(super) fn take_kept(&self) -> List<Kept> {
-        mem::replace(&mut self.line.lock().kept, List::new())
+    pub(super) fn take_kept(&self) -> Queue {
+        self.line.lock().kept.take()
     }
 
     /// Puts back what is still kept of them.
-    pub(super) fn put_back(&self, mut kept: List<Kept>) {
+    pub(super) fn put_back(&self, mut kept: Queue) {
         let mut line = self.line.lock();
-        kept.push_all_back(&mut line.kept);
+        kept.append(line.kept.take());
         line.kept = kept;
     }
 
@@ -190,89 +166,124 @@ impl Lineage {
     }
 }
 
-/// Room for one SA to be kept.
-pub(in crate::xfrm) struct Room {
-    kept: Pin<UniqueArc<Kept>>,
-    /// Needed if the line begins.
-    lineage: Option<ListArc<Lineage>>,
-}
+/// Room for a line to begin in, if it has to.
+pub(in crate::xfrm) struct Room(Option<ListArc<Lineage>>);
 
 impl Room {
-    /// Makes room for this one. May sleep. Fails with `ENOMEM`.
-    pub(in crate::xfrm) fn new(old: &State) -> Result<Self> {
-        let kept = pin_init!(Kept {
-            links <- ListLinks::new(),
-            state: old.into(),
-            unfindable: GracePeriod::after_now(),
-            since: 0,
-        });
-        Ok(Self {
-            kept: UniqueArc::pin_init(kept, GFP_KERNEL)?,
-            lineage: None,
-        })
+    /// Makes none yet: most don't need it.
+    pub(in crate::xfrm) const fn new() -> Self {
+        Self(None)
     }
 
-    /// Whether a lineage is missing: [`Self::add_lineage`] has to follow when nothing is
-    /// locked.
-    pub(in crate::xfrm) fn lacks_lineage(&self, old: &Locked<'_>) -> bool {
+    /// Whether there is none, but needed to keep this one: [`Self::add`] has to follow when
+    /// nothing is locked.
+    pub(in crate::xfrm) fn is_missing(&self, old: &Locked<'_>) -> bool {
         // SAFETY: It is locked.
-        self.lineage.is_none() && unsafe { of(old.state()) }.is_none()
+        self.0.is_none() && unsafe { of(old.state()) }.is_none()
     }
 
-    /// Adds one. May sleep. Fails with `ENOMEM`.
-    pub(in crate::xfrm) fn add_lineage(&mut self) -> Result {
-        self.lineage = Some(Lineage::new()?);
+    /// Makes some. May sleep. Fails with `ENOMEM`.
+    pub(in crate::xfrm) fn add(&mut self) -> Result {
+        self.0 = Some(Lineage::new()?);
         Ok(())
     }
 
-    /// Keeps `old`, for which there is room, and makes `new` the newest of its line. Returns
-    /// the lineage if it begins here.
-    ///
-    /// Fails if there is no lineage; [`Self::lacks_lineage`] under the same lock tells.
-    pub(in crate::xfrm) fn keep(
-        mut self,
-        old: &Locked<'_>,
-        new: &Nested<'_>,
-    ) -> Result<Option<ListArc<Lineage>>> {
-        let (old, new) = (old.state(), new.state());
-        if !ptr::eq(&*self.kept.state, old) {
-            return Err(EINVAL);
-        }
+    /// Returns a place for this one, unless room [is missing](Self::is_missing).
+    pub(in crate::xfrm) fn place<'a>(self, old: &'a Locked<'_>) -> Option<Place<'a>> {
+        let old = old.state();
         // SAFETY: It is locked.
-        let (lineage, begins) = match unsafe { of(old) } {
-            Some(lineage) => (ptr::from_ref(lineage), None),
-            None => {
-                let begins = self.lineage.take().ok_or(ENOENT)?;
-                (ptr::from_ref(&*begins), Some(begins))
-            }
+        let begins = match unsafe { of(old) } {
+            Some(_) => None,
+            None => Some(self.0?),
         };
-        *self.kept.as_mut().project().since = now();
-        self.kept.unfindable.restart();
-
-        // SAFETY: It is that of `old`, or ours. Both SAs are locked, and name it from now on.
-        unsafe {
-            (*lineage).look_in(0);
-            let mut line = (*lineage).line.lock();
-            line.newest = Some(new.into());
-            line.kept.push_back(self.kept.into());
-            *name(old) = lineage.map_addr(|name| name | IS_KEPT);
-            *name(new) = lineage;
-        }
-        Ok(begins)
+        Some(Place { old, begins })
     }
 }
 
-impl Kept {
-    /// Returns for how long it has been kept. Any context.
-    pub(super) fn age(&self) -> Jiffies {
-        now().wrapping_sub(self.since)
+/// A place in a line for an SA that is to be kept.
+///
+/// # Invariants
+///
+/// The SA is locked; it has a lineage, or one begins.
+pub(in crate::xfrm) struct Place<'a> {
+    old: &'a State,
+    begins: Option<ListArc<Lineage>>,
+}
+
+impl Place<'_> {
+    /// Keeps the SA, and makes `new` the newest of its line. Returns the lineage if it begins.
+    ///
+    /// # Safety
+    ///
+    /// The SA has just been taken out of the tables, and has neither timers nor limits.
+    pub(in crate::xfrm) unsafe fn keep(self, new: &Nested<'_>) -> Option<ListArc<Lineage>> {
+        let (old, new) = (self.old, new.state());
+        let lineage: *const Lineage = match &self.begins {
+            Some(begins) => &**begins,
+            // SAFETY: It is locked.
+            None => unsafe { of(old) }.map_or(ptr::null(), ptr::from_ref),
+        };
+        // SAFETY: By the type invariant there is one. Both SAs are locked, and name it from
+        // now on.
+        unsafe {
+            (*lineage).look_in(0);
+            let mut line = (*lineage).line.lock();
+            let state = line.newest.replace(new.into());
+            let kept = Kept::new(state.unwrap_or_else(|| old.into()));
+            line.kept.push_back(kept);
+            *name(old) = lineage.map_addr(|name| name | IS_KEPT);
+            *name(new) = lineage;
+        }
+        self.begins
     }
+}
+
+/// What has become of a replaced SA that was kept.
+pub(super) enum Fate {
+    /// It has been freed, since nobody referred to it.
+    Freed,
+    /// Somebody may still find it in the tables, or in a cache.
+    Found(Kept),
+    /// Somebody refers to it.
+    InFlight(Kept),
+}
+
+/// Frees a replaced SA that was kept, if nobody refers to it any more, nor can. Takes its
+/// lock otherwise, and `xfrm_state_lock` if it is in a cache.
+pub(super) fn free(kept: Kept) -> Fate {
+    if !kept.unfindable().is_over() {
+        return Fate::Found(kept);
+    }
+    let state = kept.state();
+    let x = state.as_ptr();
+    // SAFETY: The SA is valid, and its namespace there as long as it is kept. If there are
+    // only our reference and that of the tables, which who deletes it gives up, it is ours.
+    unsafe {
+        if state.leave_caches() {
+            // Somebody may be finding it there.
+            kept.unfindable().restart();
+            return Fate::Found(kept);
+        }
+        let deleted = state.is_dead();
+        if state.references() != 1 + u32::from(!deleted) {
+            state.lock().outdate_routes();
+            return Fate::InFlight(kept);
+        }
+        *name(state) = ptr::null();
+        if deleted {
+            count_again(state.net());
+        } else {
+            (*x).km.state = raw::XFRM_STATE_DEAD as u8;
+            drop(State::owned(x));
+        }
+    }
+    Fate::Freed
 }
 
 /// Ends a replaced SA that was kept: it is dead then, with a window that takes nothing, as its
 /// successor doesn't answer for it any more. Takes its lock, and `xfrm_state_lock`.
-pub(super) fn end(kept: ListArc<Kept>) {
-    let state = &*kept.state;
+pub(super) fn end(kept: Kept) {
+    let state = kept.state();
     let locked = state.lock();
     let deleted = state.is_dead();
 
@@ -315,13 +326,14 @@ mod tests {
 
     /// Replaces one by another.
     fn replace(old: &State, new: &State) -> Result<Option<ListArc<Lineage>>> {
-        let mut room = Room::new(old)?;
-        if room.lacks_lineage(&old.lock()) {
-            room.add_lineage()?;
+        let mut room = Room::new();
+        if room.is_missing(&old.lock()) {
+            room.add()?;
         }
         let locked = old.lock();
         let nested = new.lock_nested();
-        room.keep(&locked, &nested)
+        // SAFETY: It is in no table, and never had limits.
+        unsafe { Ok(room.place(&locked).ok_or(ENOENT)?.keep(&nested)) }
     }
 
     fn newest_of(state: &State) -> Option<*const State> {

@@ -14,6 +14,7 @@
 
 mod deferred;
 mod in_flight;
+mod kept;
 mod lineage;
 mod replay;
 mod window;
@@ -60,8 +61,9 @@ impl Replaced {
     /// Sees to it that a lineage that has begun in `net` ends. Doesn't sleep.
     pub(in crate::xfrm) fn defer(&self, net: &Namespace, lineage: ListArc<Lineage>) {
         self.namespaces.with(net, |deferred| {
-            deferred.add(lineage);
-            deferred.ask();
+            if deferred.add(lineage) {
+                deferred.ask();
+            }
         });
     }
 }

@@ -194,6 +194,22 @@ impl State {
         unsafe { raw::xfrm_next_state_refcount(self.as_ptr()) }
     }
 
+    /// Takes the SA out of the caches of the lookups, if it is there; whether it was. Takes
+    /// `xfrm_state_lock` then.
+    ///
+    /// # Safety
+    ///
+    /// As for [`State::net`].
+    pub(in crate::xfrm) unsafe fn leave_caches(&self) -> bool {
+        let cached = !get!(self, state_cache.pprev).is_null()
+            || !get!(self, state_cache_input.pprev).is_null();
+        if cached {
+            // SAFETY: The caller promises it.
+            tables::uncache(self, unsafe { self.net() });
+        }
+        cached
+    }
+
     /// Returns where the SA is in its life: `XFRM_STATE_*`.
     pub(in crate::xfrm) fn phase(&self) -> u32 {
         get!(self, km.state).into()
@@ -345,28 +361,6 @@ impl Locked<'_> {
     /// Returns the SA.
     pub(in crate::xfrm) fn state(&self) -> &State {
         self.state
-    }
-
-    /// Takes the SA out of the caches of the lookups, if it is there; whether it was.
-    ///
-    /// # Safety
-    ///
-    /// As for [`State::net`].
-    pub(in crate::xfrm) unsafe fn leave_caches(&self) -> bool {
-        let x = self.as_ptr();
-        // SAFETY: The SA is valid, one access each. The caller promises the rest.
-        unsafe {
-            let cached = !(&raw const (*x).state_cache.pprev)
-                .read_volatile()
-                .is_null()
-                || !(&raw const (*x).state_cache_input.pprev)
-                    .read_volatile()
-                    .is_null();
-            if cached {
-                tables::uncache(self.state, self.state.net());
-            }
-            cached
-        }
     }
 
     /// Lets those who have a route by the SA look for another one.

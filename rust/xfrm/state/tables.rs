@@ -149,7 +149,7 @@ impl<'a> Table<'a> {
                 self.count(-1);
             }
             raw::xfrm_next_list_del_init(&raw mut (*x).km.all);
-            for key in KEYS {
+            for key in &KEYS {
                 unhash(key.node(x));
             }
             uncache_locked(x);
@@ -315,14 +315,14 @@ pub(in crate::xfrm) unsafe fn take_place(
         let table = Table::lock(State::from_raw(new).net());
 
         raw::xfrm_next_list_add(&raw mut (*new).km.all, table.all());
-        for (key, same) in KEYS.into_iter().zip(same) {
+        for (key, &same) in KEYS.iter().zip(&same) {
             let place = key.node(old);
             if (*place).pprev.is_null() {
                 // It has no such key, nor has its clone.
             } else if same {
                 replace(place, key.node(new));
             } else {
-                table.insert(new, key);
+                table.insert(new, *key);
             }
         }
         table.count(1);
