@@ -3,6 +3,7 @@
 
 #include "requires.h"
 
+#include <crypto/aead.h>
 #include <linux/audit.h>
 #include <linux/btf.h>
 #include <linux/fs.h>

@@ -10,6 +10,7 @@
 #include <linux/workqueue.h>
 #include <linux/xfrm.h>
 
+struct crypto_aead;
 struct ftrace_regs;
 struct hlist_head;
 struct hlist_node;
@@ -95,6 +96,9 @@ struct hlist_head *xfrm_next_bysrc(const struct xfrm_state *x);
 struct hlist_head *xfrm_next_byspi(const struct xfrm_state *x);
 struct hlist_head *xfrm_next_byseq(const struct xfrm_state *x);
 u8 *xfrm_next_geniv_salt(const struct xfrm_state *x, unsigned int *size);
+const char *xfrm_next_aead_driver(struct crypto_aead *aead);
+void xfrm_next_aead_free(struct crypto_aead *aead);
+void xfrm_next_type_get(struct xfrm_state *x);
 int xfrm_next_state_kern(const struct xfrm_state *x);
 struct net *xfrm_next_state_net(struct xfrm_state *x);
 bool xfrm_next_addr_equal(const xfrm_address_t *a, const xfrm_address_t *b,

@@ -438,6 +438,21 @@ u8 *xfrm_next_geniv_salt(const struct xfrm_state *x, unsigned int *size)
 	return ctx->salt;
 }
 
+const char *xfrm_next_aead_driver(struct crypto_aead *aead)
+{
+	return crypto_tfm_alg_driver_name(crypto_aead_tfm(aead));
+}
+
+void xfrm_next_aead_free(struct crypto_aead *aead)
+{
+	crypto_free_aead(aead);
+}
+
+void xfrm_next_type_get(struct xfrm_state *x)
+{
+	__module_get(x->type->owner);
+}
+
 unsigned long xfrm_next_jiffies(void)
 {
 	return jiffies;

@@ -2,6 +2,7 @@
 
 //! Putting a new SA into the place of an old one, as `XFRM_MSG_MIGRATE_STATE` asks.
 
+mod cipher;
 pub mod entry;
 mod found;
 pub mod new_state;

@@ -5,7 +5,7 @@
 //! Mirrors `xfrm_state_clone_and_setup()`, `xfrm_state_migrate_create()` and
 //! `xfrm_state_migrate_install()` of `net/xfrm/xfrm_state.c`.
 
-use super::{snapshot::Changes, Found};
+use super::{cipher, snapshot::Changes, Found};
 use crate::{
     net::ExtAck,
     raw,
@@ -22,7 +22,7 @@ use crate::{
 use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
 use kernel::{
     error::to_result,
-    ffi::{c_uint, c_ulong},
+    ffi::c_ulong,
     prelude::*,
     sync::aref::ARef,
     time::{delay::fsleep, Delta},
@@ -104,7 +104,9 @@ impl<'a> NewState<'a> {
         let new = self.as_ptr();
         // SAFETY: The SA is ours and complete; there is a reference to the old one.
         unsafe {
-            to_result(raw::__xfrm_init_state(new, extack.as_ptr()))?;
+            if !cipher::init_alike(new, self.old.as_ptr()) {
+                to_result(raw::__xfrm_init_state(new, extack.as_ptr()))?;
+            }
             to_result(raw::xfrm_init_replay(new, ptr::null_mut()))
         }
     }
@@ -123,7 +125,7 @@ impl<'a> NewState<'a> {
             // A device that numbers packets by itself may begin with 1 again, so that another
             // salt is all that keeps its IVs apart from those that there were.
             if !packets && !in_hardware(old) {
-                keep_salt(new, old);
+                cipher::keep_salt(new, old);
             }
             raw::xfrm_set_type_offload(new, offload.is_some());
         }
@@ -384,25 +386,6 @@ unsafe fn clone_mode(x: *mut raw::xfrm_state, orig: *mut raw::xfrm_state) -> Res
             (*x).mode_cbs = ptr::null();
         }
         result
-    }
-}
-
-/// Lets the generator of IVs of `x` go on with the salt of that of `orig`: with the same key,
-/// another salt might make the same IV of another number. Only the kernel's own generators
-/// have a salt; an algorithm that makes IVs by itself is left alone.
-///
-/// # Safety
-///
-/// Both are initialized; nobody uses `x` yet.
-unsafe fn keep_salt(x: *mut raw::xfrm_state, orig: *const raw::xfrm_state) {
-    let (mut size, mut same): (c_uint, c_uint) = (0, 0);
-    // SAFETY: The caller promises it; each salt has the size that is told.
-    unsafe {
-        let to = raw::xfrm_next_geniv_salt(x, &mut size);
-        let from = raw::xfrm_next_geniv_salt(orig, &mut same);
-        if !to.is_null() && !from.is_null() && size == same {
-            ptr::copy_nonoverlapping(from, to, size as usize);
-        }
     }
 }
 

@@ -117,10 +117,10 @@ fn finish(lineage: &Lineage) -> bool {
 /// Ends what is due of a lineage. Returns `None` if that ends, too, else whether some wait
 /// for a grace period.
 fn look_at(lineage: &Lineage) -> Option<bool> {
-    let (mut kept, mut left) = (take_kept(lineage), Queue::new());
-    let (mut waits, mut in_flight) = (false, 0);
     // A move that comes meanwhile makes it earlier.
     lineage.look_in(msecs_to_jiffies(AGAIN));
+    let (mut kept, mut left) = (take_kept(lineage), Queue::new());
+    let (mut waits, mut in_flight) = (false, 0);
 
     while let Some(one) = kept.pop_front() {
         match free(one) {

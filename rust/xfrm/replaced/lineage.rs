@@ -226,11 +226,11 @@ impl Place<'_> {
         // SAFETY: By the type invariant there is one. Both SAs are locked, and name it from
         // now on.
         unsafe {
-            (*lineage).look_in(0);
             let mut line = (*lineage).line.lock();
             let state = line.newest.replace(new.into());
             let kept = Kept::new(state.unwrap_or_else(|| old.into()));
             line.kept.push_back(kept);
+            (*lineage).look_in(0);
             *name(old) = lineage.map_addr(|name| name | IS_KEPT);
             *name(new) = lineage;
         }
