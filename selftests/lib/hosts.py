@@ -12,6 +12,7 @@ lets nothing in which that SA did not bring.
 import contextlib
 import copy
 import socket
+import struct
 
 from lib import ktap, xfrm
 from lib.ktap import equal
@@ -158,11 +159,24 @@ def frames(tap):
             seen.append(data)
 
 
+def outermost(frame):
+    """(protocol, what follows) of the outermost IP header."""
+    ip = frame[14:]
+    proto, head = (ip[6], 40) if frame[12:14] == b"\x86\xdd" else (ip[9], (ip[0] & 15) * 4)
+    return proto, ip[head:]
+
+
 def wire(frame):
     """(protocol, source port, destination port) of the outermost IP header."""
-    ethertype, ip = int.from_bytes(frame[12:14], "big"), frame[14:]
-    proto, head = (ip[6], 40) if ethertype == 0x86dd else (ip[9], (ip[0] & 15) * 4)
-    if ethertype not in (0x800, 0x86dd) or proto != xfrm.UDP:
+    proto, body = outermost(frame)
+    if frame[12:14] not in (b"\x08\0", b"\x86\xdd") or proto != xfrm.UDP:
         return proto, None, None
-    return (proto, *(int.from_bytes(ip[head + n:head + n + 2], "big") for n in (0, 2)))
+    return (proto, *struct.unpack_from("!HH", body))
+
+
+def esp(frame):
+    """(sequence number, what follows it) of ESP, which may be in UDP."""
+    proto, body = outermost(frame)
+    body = body[8 * (proto == xfrm.UDP):]
+    return int.from_bytes(body[4:8], "big"), body[8:]
 

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 /// Rows that no single request can show, and why.
-pub const NOT_HERE: [(u8, &str); 5] = [
+pub const NOT_HERE: [(u8, &str); 7] = [
     (
         2,
         "the packets sent here are for ciphers without a generator of IVs",
@@ -28,6 +28,11 @@ pub const NOT_HERE: [(u8, &str); 5] = [
     (4, "needs packets on their way meanwhile"),
     (6, "needs an SA that expires meanwhile"),
     (7, "needs an offloaded SA that expires meanwhile"),
+    (
+        33,
+        "the packets sent here are for ciphers without a generator of IVs",
+    ),
+    (34, "needs a device that receives meanwhile"),
 ];
 
 /// Those about a refusal first, in the order of the checks.
