@@ -56,7 +56,7 @@ impl<'a> Table<'a> {
         self.net
     }
 
-    /// Returns how many SAs there are, without those that have been retired.
+    /// Returns how many SAs there are, without those that have been replaced.
     pub fn len(&self) -> u32 {
         // SAFETY: The namespace is valid, and we hold the lock of the field.
         unsafe { (*self.net.as_ptr()).xfrm.state_num }
