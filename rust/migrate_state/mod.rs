@@ -20,7 +20,7 @@ mod request;
 use crate::{
     net::{
         self,
-        namespace::{PerNamespace, Registration, Setup, Slot},
+        namespace::{PerNamespace, Registration, Setup, Slot, SlotName},
         netlink, sysctl, ExtAck, Namespace,
     },
     redirect::{Redirect, Redirector},
@@ -83,7 +83,7 @@ static ENABLED: sysctl::Definition = sysctl::Definition {
 impl PerNamespace for Settings<'static> {
     type Data<'net> = Settings<'net>;
 
-    const SLOT: &'static Slot = &SETTINGS;
+    const SLOT: SlotName = SETTINGS.name();
 
     fn new<'net>(net: Setup<'net>) -> impl PinInit<Settings<'net>, Error> {
         try_pin_init!(Settings {

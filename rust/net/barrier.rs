@@ -20,8 +20,10 @@ use crate::raw;
 ///     _freed: RcuBarrier,
 /// }
 /// ```
+#[cfg(XFRM_NEXT_LAG)]
 pub struct RcuBarrier;
 
+#[cfg(XFRM_NEXT_LAG)]
 impl Drop for RcuBarrier {
     fn drop(&mut self) {
         // SAFETY: It may be called wherever one may sleep.

@@ -26,7 +26,9 @@ pub mod rtnl;
 pub mod sysctl;
 pub mod work;
 
-pub use barrier::{RcuBarrier, TextBarrier};
+#[cfg(XFRM_NEXT_LAG)]
+pub use barrier::RcuBarrier;
+pub use barrier::TextBarrier;
 #[cfg(XFRM_NEXT_LAG)]
 pub use device::Device;
 pub use extack::ExtAck;

@@ -97,6 +97,27 @@ impl Slot {
             taken: Atomic::new(0),
         }
     }
+
+    /// Names the slot in a `const`.
+    pub const fn name(&'static self) -> SlotName {
+        // INVARIANT: It is a reference's.
+        SlotName(self)
+    }
+}
+
+/// A [`Slot`]. Older compilers refuse references to what may change in a `const`.
+///
+/// # Invariants
+///
+/// The pointer is that of a `static`.
+#[derive(Clone, Copy)]
+pub struct SlotName(*const Slot);
+
+impl SlotName {
+    fn slot(self) -> &'static Slot {
+        // SAFETY: By the type invariant.
+        unsafe { &*self.0 }
+    }
 }
 
 /// A slot that a registration has to itself.
@@ -139,7 +160,7 @@ impl Drop for Taken {
 /// impl PerNamespace for Settings<'static> {
 ///     type Data<'net> = Settings<'net>;
 ///
-///     const SLOT: &'static Slot = &SETTINGS;
+///     const SLOT: SlotName = SETTINGS.name();
 ///
 ///     fn new<'net>(net: Setup<'net>) -> impl PinInit<Settings<'net>, Error> {
 ///         try_pin_init!(Settings {
@@ -169,7 +190,7 @@ pub trait PerNamespace: 'static {
     type Data<'net>: Send + Sync;
 
     /// A slot of its own for each implementation.
-    const SLOT: &'static Slot;
+    const SLOT: SlotName;
 
     /// Makes the data for `net`, when the module is loaded or the namespace
     /// is created. May sleep; `pernet_ops_rwsem` is held.
@@ -208,14 +229,14 @@ impl<T: PerNamespace> Registration<T> {
     /// namespace has data. Mirrors `register_pernet_subsys()`.
     pub fn new() -> impl PinInit<Self, Error> {
         pin_init!(Self {
-            _slot: Taken::new(T::SLOT)?,
+            _slot: Taken::new(T::SLOT.slot())?,
             ops <- Opaque::try_ffi_init(|ops: *mut raw::pernet_operations| {
                 // SAFETY: `ops` is ours to write, and won't move.
                 unsafe {
                     ops.write(raw::pernet_operations {
                         init: Some(Self::init),
                         exit: Some(Self::exit),
-                        id: T::SLOT.number.get(),
+                        id: T::SLOT.slot().number.get(),
                         size: size_of::<*mut c_void>(),
                         ..pin_init::zeroed()
                     })
@@ -274,7 +295,7 @@ impl<T: PerNamespace> Registration<T> {
 unsafe fn place<T: PerNamespace>(net: *mut raw::net) -> *mut *mut c_void {
     // SAFETY: The caller promises it. The slot was written before the first
     // callback, and stays as it is while the registration is there.
-    unsafe { raw::xfrm_next_net_generic(net, *T::SLOT.number.get()) }.cast()
+    unsafe { raw::xfrm_next_net_generic(net, *T::SLOT.slot().number.get()) }.cast()
 }
 
 #[pinned_drop]
@@ -312,7 +333,7 @@ mod tests {
     impl PerNamespace for Data<'static> {
         type Data<'net> = Data<'net>;
 
-        const SLOT: &'static Slot = &SLOT;
+        const SLOT: SlotName = SLOT.name();
 
         fn new<'net>(net: Setup<'net>) -> impl PinInit<Data<'net>, Error> {
             DATA.fetch_add(1, ordering::Relaxed);

@@ -26,7 +26,7 @@ mod search;
 
 use crate::{
     net::{
-        namespace::{PerNamespace, Registration, Setup, Slot},
+        namespace::{PerNamespace, Registration, Setup, Slot, SlotName},
         netlink, sysctl, ExtAck,
     },
     redirect::{Redirect, Redirector},
@@ -102,7 +102,7 @@ static SCOPE: sysctl::Definition = sysctl::Definition {
 impl PerNamespace for Spis<'static> {
     type Data<'net> = Spis<'net>;
 
-    const SLOT: &'static Slot = &SPIS;
+    const SLOT: SlotName = SPIS.name();
 
     fn new<'net>(net: Setup<'net>) -> impl PinInit<Spis<'net>, Error> {
         try_pin_init!(Spis {

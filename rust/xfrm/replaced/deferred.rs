@@ -136,7 +136,9 @@ fn look_at(lineage: &Lineage) -> Option<bool> {
             }
         }
         if in_flight > IN_FLIGHT {
-            left.pop_front().map(end);
+            if let Some(oldest) = left.pop_front() {
+                end(oldest);
+            }
             in_flight -= 1;
         }
     }

@@ -24,7 +24,7 @@ pub(in crate::xfrm) use window::close_window;
 
 use crate::{
     net::{
-        namespace::{PerNamespace, Registration, Setup, Slot},
+        namespace::{PerNamespace, Registration, Setup, Slot, SlotName},
         work::Delayed,
         Namespace,
     },
@@ -76,7 +76,7 @@ static SLOT: Slot = Slot::new();
 impl PerNamespace for PerNet {
     type Data<'net> = Delayed<Deferred>;
 
-    const SLOT: &'static Slot = &SLOT;
+    const SLOT: SlotName = SLOT.name();
 
     fn new(_net: Setup<'_>) -> impl PinInit<Delayed<Deferred>, Error> {
         Delayed::new(Deferred::new())

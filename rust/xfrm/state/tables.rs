@@ -283,8 +283,8 @@ impl Key {
         self,
         first: *mut raw::hlist_node,
     ) -> impl Iterator<Item = *mut raw::xfrm_state> {
-        // SAFETY: The caller promises it.
         core::iter::successors(NonNull::new(first), |node| {
+            // SAFETY: The caller promises it.
             NonNull::new(unsafe { (*node.as_ptr()).next })
         })
         // SAFETY: As above.
