@@ -21,7 +21,7 @@ use crate::{
     net::{
         self,
         namespace::{PerNamespace, Registration, Setup, Slot, SlotName},
-        netlink, sysctl, ExtAck, Namespace,
+        netlink, sysctl, Namespace,
     },
     redirect::{Redirect, Redirector},
     xfrm::{
@@ -180,7 +180,8 @@ fn migrate(
         }
     }
 
-    let new = prepare(&old, plan, replaced, &mut message.extack)?;
+    let extack = &mut message.extack;
+    let new = NewState::new(&old, &plan.changes, plan.offload.as_ref(), replaced, extack)?;
     let new = new.replace_old().map_err(|e| {
         old.audit_deleted(false);
         match e {
@@ -219,24 +220,4 @@ fn find<'a>(config: &'a Config<'a>, request: &Request) -> Result<Found<'a>, Fail
         return Err(e.into());
     }
     Ok(old)
-}
-
-/// Makes the new SA, ready for packets, for nobody to find yet.
-fn prepare<'a>(
-    old: &'a Found<'a>,
-    plan: &Plan,
-    replaced: &'a Replaced,
-    extack: &mut ExtAck<'_>,
-) -> Result<NewState<'a>> {
-    let mut new = NewState::clone_of(old, &plan.changes, replaced).inspect_err(|_| {
-        extack.set_weak(format_args!("Failed to clone and setup state"));
-    })?;
-    new.init(extack).inspect_err(|_| {
-        extack.set_weak(format_args!("Failed to initialize migrated state"));
-    })?;
-    new.offload(plan.offload.as_ref(), extack)
-        .inspect_err(|_| {
-            extack.set_weak(format_args!("State migration clone failed"));
-        })?;
-    Ok(new)
 }

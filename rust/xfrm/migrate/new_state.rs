@@ -39,14 +39,11 @@ use kernel::{
 /// fn migrate(
 ///     old: &Found<'_>,
 ///     changes: &Changes,
-///     offload: Option<&Offload>,
 ///     replaced: &Replaced,
 ///     extack: &mut ExtAck<'_>,
 /// ) -> Result<ARef<State>> {
-///     let mut new = NewState::clone_of(old, changes, replaced)?;
-///     new.init(extack)?;
-///     new.offload(offload, extack)?;
-///     new.replace_old()
+///     let offload = old.offload();
+///     NewState::new(old, changes, offload.as_ref(), replaced, extack)?.replace_old()
 /// }
 /// ```
 pub struct NewState<'a> {
@@ -65,11 +62,33 @@ pub struct NewState<'a> {
 struct Draft(NonNull<raw::xfrm_state>);
 
 impl<'a> NewState<'a> {
-    /// Clones `old`, all but its counters, with `changes`. May sleep.
+    /// Makes one that is as `old`, but for `changes` and the device of `offload`. It is ready
+    /// for packets, but VOID: nobody handles any by it, even if its device does. May sleep.
     ///
-    /// Fails with `ENOMEM`, or what the security module says. Mirrors
-    /// `xfrm_state_clone_and_setup()`.
-    pub fn clone_of(old: &'a Found<'a>, changes: &Changes, replaced: &'a Replaced) -> Result<Self> {
+    /// Fails as what it mirrors: `xfrm_state_clone_and_setup()`, `xfrm_state_migrate_create()`;
+    /// a text says why. A device that can't offload crypto at all is no failure: the SA is
+    /// done in software then.
+    pub fn new(
+        old: &'a Found<'a>,
+        changes: &Changes,
+        offload: Option<&uapi::Offload>,
+        replaced: &'a Replaced,
+        extack: &mut ExtAck<'_>,
+    ) -> Result<Self> {
+        let mut new = Self::clone_of(old, changes, replaced).inspect_err(|_| {
+            extack.set_weak(format_args!("Failed to clone and setup state"));
+        })?;
+        new.init(extack).inspect_err(|_| {
+            extack.set_weak(format_args!("Failed to initialize migrated state"));
+        })?;
+        new.offload(offload, extack).inspect_err(|_| {
+            extack.set_weak(format_args!("State migration clone failed"));
+        })?;
+        Ok(new)
+    }
+
+    /// Clones `old`, all but its counters, with `changes`.
+    fn clone_of(old: &'a Found<'a>, changes: &Changes, replaced: &'a Replaced) -> Result<Self> {
         // SAFETY: The namespace is valid.
         let ptr = unsafe { raw::xfrm_state_alloc(old.net().as_ptr()) };
         // INVARIANT: A new SA has one reference and is in no table. From here
@@ -96,11 +115,8 @@ impl<'a> NewState<'a> {
         })
     }
 
-    /// Makes the SA fit to handle packets: mode, type and ciphers. It isn't valid yet, so
-    /// that nobody handles any. May sleep; once, first of all.
-    ///
-    /// Fails as `xfrm_init_state()` does, which sets a text for most reasons.
-    pub fn init(&mut self, extack: &mut ExtAck<'_>) -> Result {
+    /// Makes the SA fit to handle packets: mode, type and ciphers; once, first of all.
+    fn init(&mut self, extack: &mut ExtAck<'_>) -> Result {
         let new = self.as_ptr();
         // SAFETY: The SA is ours and complete; there is a reference to the old one.
         unsafe {
@@ -112,12 +128,8 @@ impl<'a> NewState<'a> {
     }
 
     /// Finds what segmentation and offload need, also for software; then asks
-    /// the device of `offload` to take the SA, if there is one. May sleep; once, after
-    /// [`Self::init`].
-    ///
-    /// Fails as `xfrm_dev_state_add()` does. A device that can't offload
-    /// crypto at all is no failure: the SA is done in software then.
-    pub fn offload(&mut self, offload: Option<&uapi::Offload>, extack: &mut ExtAck<'_>) -> Result {
+    /// the device of `offload` to take the SA, if there is one; once, after [`Self::init`].
+    fn offload(&mut self, offload: Option<&uapi::Offload>, extack: &mut ExtAck<'_>) -> Result {
         let (new, old) = (self.as_ptr(), self.old.as_ptr());
         let packets = offload.is_some_and(|offload| offload.flags & uapi::OFFLOAD_PACKET != 0);
         // SAFETY: The SA is ours and initialized; there is a reference to the old one.
@@ -187,6 +199,8 @@ impl<'a> NewState<'a> {
                 take_timers(new, old, expires);
                 let kept = place.map(|place| {
                     release(old);
+                    // Who has waited for the tables may have put it into a cache just now.
+                    self.old.leave_caches();
                     place.keep(&nested)
                 });
                 (meets_larval, kept)
@@ -224,20 +238,18 @@ fn stand_still<'a>(old: &'a State, room: &mut Room) -> Result<(Locked<'a>, Optio
             continue;
         }
         // SAFETY: The SA is valid; its timer has a lock of its own.
-        let (expires, free) = unsafe {
+        let (expires, stopped) = unsafe {
             let timer = &raw mut (*old.as_ptr()).rtimer;
             let pending = raw::xfrm_next_timer_pending(timer);
             let expires = pending.then(|| (*timer).expires);
-            // It is this that has fired, and wasn't started again: the event is left to the
-            // next packet.
-            let fired = !pending && (*old.as_ptr()).xflags & raw::XFRM_TIME_DEFER != 0;
-            (expires, fired || raw::timer_delete_sync_try(timer) >= 0)
+            (expires, raw::timer_delete_sync_try(timer) >= 0)
         };
-        if free {
+        if stopped {
             return Ok((locked, expires));
         }
         drop(locked);
-        fsleep(Delta::from_micros(1));
+        // Less would be spent without sleeping.
+        fsleep(Delta::from_micros(20));
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     kept::Queue,
-    lineage::{end, free, Fate, Lineage},
+    lineage::{end, end_idle, Fate, Lineage},
 };
 use crate::net::{
     bh,
@@ -72,6 +72,7 @@ impl Work for Deferred {
         let mut waits = false;
 
         while let Some(lineage) = lineages.pop_front() {
+            yield_cpu();
             if lineage.is_due() {
                 match look_at(&lineage) {
                     Some(in_vain) => waits |= in_vain,
@@ -123,8 +124,9 @@ fn look_at(lineage: &Lineage) -> Option<bool> {
     let (mut waits, mut in_flight) = (false, 0);
 
     while let Some(one) = kept.pop_front() {
-        match free(one) {
-            Fate::Freed => yield_cpu(),
+        yield_cpu();
+        match end_idle(one) {
+            Fate::Ended => {}
             Fate::Found(one) => {
                 waits = true;
                 left.push_back(one);

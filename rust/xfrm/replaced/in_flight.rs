@@ -44,7 +44,8 @@ unsafe fn with_newest(
     let lineage = unsafe { lineage::of(State::from_raw(x)) }.ok_or(EINVAL)?;
     loop {
         let newest = lineage.newest().ok_or(EINVAL)?;
-        let locked = newest.lock_nested();
+        // SAFETY: The caller has locked `x`, which that has replaced.
+        let locked = unsafe { newest.lock_nested() };
         // Else it has been replaced in this very moment; the next one can't be before
         // another whole request.
         if lineage.is_newest(&newest) {

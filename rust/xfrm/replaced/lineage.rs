@@ -45,7 +45,7 @@ use kernel::{
 /// # Invariants
 ///
 /// The newest and those that are kept name it, and no other SA does. Each stops doing so
-/// before the lineage is freed: under its lock, or when nobody refers to it.
+/// under its lock before the lineage is freed.
 #[pin_data]
 pub(in crate::xfrm) struct Lineage {
     #[pin]
@@ -215,7 +215,8 @@ impl Place<'_> {
     ///
     /// # Safety
     ///
-    /// The SA has just been taken out of the tables, and has neither timers nor limits.
+    /// The SA has just been taken out of the tables, and has neither timers nor limits. What
+    /// is returned has to be given to [`Replaced::defer`](super::Replaced::defer).
     pub(in crate::xfrm) unsafe fn keep(self, new: &Nested<'_>) -> Option<ListArc<Lineage>> {
         let (old, new) = (self.old, new.state());
         let lineage: *const Lineage = match &self.begins {
@@ -240,44 +241,33 @@ impl Place<'_> {
 
 /// What has become of a replaced SA that was kept.
 pub(super) enum Fate {
-    /// It has been freed, since nobody referred to it.
-    Freed,
+    /// It has ended, since nobody referred to it.
+    Ended,
     /// Somebody may still find it in the tables, or in a cache.
     Found(Kept),
     /// Somebody refers to it.
     InFlight(Kept),
 }
 
-/// Frees a replaced SA that was kept, if nobody refers to it any more, nor can. Takes its
-/// lock otherwise, and `xfrm_state_lock` if it is in a cache.
-pub(super) fn free(kept: Kept) -> Fate {
+/// Ends a replaced SA that was kept, if nobody refers to it any more, nor finds it. Takes its
+/// lock, and `xfrm_state_lock`.
+pub(super) fn end_idle(kept: Kept) -> Fate {
+    let state = kept.state();
+    // SAFETY: Its namespace is there as long as it is kept.
+    if unsafe { state.leave_caches() } {
+        // Somebody may be finding it there.
+        kept.unfindable().restart();
+    }
     if !kept.unfindable().is_over() {
         return Fate::Found(kept);
     }
-    let state = kept.state();
-    let x = state.as_ptr();
-    // SAFETY: The SA is valid, and its namespace there as long as it is kept. If there are
-    // only our reference and that of the tables, which who deletes it gives up, it is ours.
-    unsafe {
-        if state.leave_caches() {
-            // Somebody may be finding it there.
-            kept.unfindable().restart();
-            return Fate::Found(kept);
-        }
-        let deleted = state.is_dead();
-        if state.references() != 1 + u32::from(!deleted) {
-            state.lock().outdate_routes();
-            return Fate::InFlight(kept);
-        }
-        *name(state) = ptr::null();
-        if deleted {
-            count_again(state.net());
-        } else {
-            (*x).km.state = raw::XFRM_STATE_DEAD as u8;
-            drop(State::owned(x));
-        }
+    // Ours and that of the tables, which who deletes it gives up.
+    if state.references() > 1 + u32::from(!state.is_dead()) {
+        state.lock().outdate_routes();
+        return Fate::InFlight(kept);
     }
-    Fate::Freed
+    end(kept);
+    Fate::Ended
 }
 
 /// Ends a replaced SA that was kept: it is dead then, with a window that takes nothing, as its
@@ -288,16 +278,15 @@ pub(super) fn end(kept: Kept) {
     let deleted = state.is_dead();
 
     // SAFETY: The SA is locked, and its namespace there as long as it is kept.
-    let net = unsafe {
+    unsafe {
         *name(state) = ptr::null();
         (&raw mut (*state.as_ptr()).km.state).write_volatile(raw::XFRM_STATE_DEAD as u8);
         close_window(state.as_ptr());
-        state.net()
-    };
-    // Dead ones aren't put there, so it is for good.
-    uncache(state, net);
-    if deleted {
-        count_again(net);
+        // Dead ones aren't put there, so it is for good.
+        uncache(state);
+        if deleted {
+            count_again(state.net());
+        }
     }
     drop(locked);
     if !deleted {
@@ -331,9 +320,11 @@ mod tests {
             room.add()?;
         }
         let locked = old.lock();
-        let nested = new.lock_nested();
-        // SAFETY: It is in no table, and never had limits.
-        unsafe { Ok(room.place(&locked).ok_or(ENOENT)?.keep(&nested)) }
+        // SAFETY: It is in no table, and never had limits; the other one is locked.
+        unsafe {
+            let nested = new.lock_nested();
+            Ok(room.place(&locked).ok_or(ENOENT)?.keep(&nested))
+        }
     }
 
     fn newest_of(state: &State) -> Option<*const State> {

@@ -58,8 +58,12 @@ impl Replaced {
         })
     }
 
-    /// Sees to it that a lineage that has begun in `net` ends. Doesn't sleep.
-    pub(in crate::xfrm) fn defer(&self, net: &Namespace, lineage: ListArc<Lineage>) {
+    /// Sees to it that a lineage ends that has begun. Doesn't sleep.
+    ///
+    /// # Safety
+    ///
+    /// Its SAs are of `net`.
+    pub(in crate::xfrm) unsafe fn defer(&self, net: &Namespace, lineage: ListArc<Lineage>) {
         self.namespaces.with(net, |deferred| {
             if deferred.add(lineage) {
                 deferred.ask();

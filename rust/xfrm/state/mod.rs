@@ -205,7 +205,7 @@ impl State {
             || !get!(self, state_cache_input.pprev).is_null();
         if cached {
             // SAFETY: The caller promises it.
-            tables::uncache(self, unsafe { self.net() });
+            unsafe { tables::uncache(self) };
         }
         cached
     }
@@ -261,7 +261,11 @@ impl State {
 
     /// Locks the SA under the lock of the one which it succeeds, which the
     /// caller holds with bottom halves off.
-    pub(in crate::xfrm) fn lock_nested(&self) -> Nested<'_> {
+    ///
+    /// # Safety
+    ///
+    /// The caller does.
+    pub(in crate::xfrm) unsafe fn lock_nested(&self) -> Nested<'_> {
         // SAFETY: The SA is valid; the guard unlocks it.
         unsafe { raw::xfrm_next_state_lock_nested(self.as_ptr()) };
         Nested {

@@ -441,11 +441,17 @@ unsafe fn unhash(node: *mut raw::hlist_node) {
     }
 }
 
-/// Takes an SA of `net` out of the caches of the lookups. Takes `xfrm_state_lock`.
-pub(in crate::xfrm) fn uncache(state: &State, net: &Namespace) {
-    let _table = Table::lock(net);
-    // SAFETY: The SA is valid, and we hold the lock.
-    unsafe { uncache_locked(state.as_ptr()) }
+/// Takes an SA out of the caches of the lookups. Takes `xfrm_state_lock`.
+///
+/// # Safety
+///
+/// As for [`State::net`].
+pub(in crate::xfrm) unsafe fn uncache(state: &State) {
+    // SAFETY: The caller promises it. The SA is valid, and we hold the lock.
+    unsafe {
+        let _table = Table::lock(state.net());
+        uncache_locked(state.as_ptr());
+    }
 }
 
 /// Counts an SA of `net` once more that has been subtracted twice. Takes `xfrm_state_lock`.
