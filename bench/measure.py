@@ -24,18 +24,16 @@ from lib.xfrm import SA                     # noqa: E402
 # What happens afterwards (RCU, the collection of garbage) has always ended.
 GAP = 20_000_000
 C, RUST, AGAIN = "C", "Rust", "C again"
+SO_RCVBUFFORCE = 33
 
 
-class Stopwatch:
-    """A process that sends what it is told, and counts until the answer has come."""
+class Sender:
+    """A process that sends what it is told: a command of selftests/flood.c."""
 
-    def __init__(self, tx, rx, gap=GAP):
+    def __init__(self, command, tx, rx, ns, **more):
         fds = tx.fileno(), rx.fileno()
-        self.process = subprocess.Popen(
-            [BINARY, "time", *map(str, fds), str(gap)], pass_fds=fds,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            # Else workers of the kernel run meanwhile.
-            preexec_fn=lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)))
+        self.process = subprocess.Popen([BINARY, command, *map(str, fds), str(ns)], pass_fds=fds,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, **more)
 
     def __enter__(self):
         return self
@@ -43,11 +41,24 @@ class Stopwatch:
     def __exit__(self, *_):
         self.process.communicate()
 
+    def tell(self, data, *sizes, answers=2):
+        """What it answers: so many numbers."""
+        self.process.stdin.write(struct.pack(f"={len(sizes)}Q", *sizes) + data)
+        self.process.stdin.flush()
+        return struct.unpack(f"={answers}Q", self.process.stdout.read(8 * answers))
+
+
+class Stopwatch(Sender):
+    """Counts until the answer has come."""
+
+    def __init__(self, tx, rx, gap=GAP):
+        # Else workers of the kernel run meanwhile.
+        super().__init__("time", tx, rx, gap, preexec_fn=lambda: os.sched_setscheduler(
+            0, os.SCHED_FIFO, os.sched_param(1)))
+
     def send(self, data):
         """(Instructions, the first answer)."""
-        self.process.stdin.write(struct.pack("=Q", len(data)) + data)
-        self.process.stdin.flush()
-        cost, size = struct.unpack("=QQ", self.process.stdout.read(16))
+        cost, size = self.tell(data, len(data))
         return cost, self.process.stdout.read(size)
 
 
@@ -101,6 +112,13 @@ def fill(ns, count, src="192.0.2.1", dst="192.0.2.2"):
             struct.pack_into("=I", batch, place + 208, first + n)
         ns.xfrm.send(batch[:(count - first) * len(one)])
     assert ns.xfrm.count() >= count
+
+
+def listen(ns):
+    """Hears of moves, as many as there are, and needn't read."""
+    listener = ns.listen(xfrm.GROUP_MIGRATE)
+    listener.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 28)
+    return listener
 
 
 def each_handler(measure):

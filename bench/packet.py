@@ -16,7 +16,6 @@ from lib import xfrm
 from lib.hosts import V4, Hosts, frames
 from lib.xfrm import SA
 
-SO_RCVBUFFORCE = 33
 COUNT, SIZES = 100, {"transport": (xfrm.TRANSPORT, 64), "tunnel": (xfrm.TUNNEL, 1200)}
 
 
@@ -36,7 +35,7 @@ class Packets:
         """B gets what A has sent before, for an SA that was as it is now again."""
         before = self.two.b.xfrm.get(self.two.in_)
         tap = self.two.tap(self.two.b)
-        tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
+        tap.setsockopt(socket.SOL_SOCKET, measure.SO_RCVBUFFORCE, 1 << 22)
         for _ in range(COUNT):
             self.sender.send(self.sent)
             self.receiver.recv(65536)

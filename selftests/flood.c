@@ -19,7 +19,14 @@
  *                                    the last: ns from send() to recv(), and
  *                                    what was received first. All is binary,
  *                                    and begins with a length (uint64_t)
+ *   flood whole TXFD RXFD REST       sends each message of stdin in pieces, of
+ *                                    which it says the length behind its own:
+ *                                    ns until REST ns after the last, how often
+ *                                    a process has counted that gets what others
+ *                                    leave of the CPU, and how many messages
+ *                                    there were to receive. All is binary
  */
+#define _GNU_SOURCE	/* SCHED_IDLE */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_ether.h>
@@ -28,11 +35,14 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -347,34 +357,101 @@ static int take(void *data, size_t size)
 	return fread(data, size, 1, stdin) == 1;
 }
 
+static uint64_t now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000UL + ts.tv_nsec;
+}
+
 static int do_time(char **argv)
 {
 	int tx = atoi(argv[0]), rx = atoi(argv[1]);
 	struct timespec gap = { .tv_nsec = atol(argv[2]) };
-	struct timespec from, to;
 	char data[FRAME] = {};
 	struct {
 		uint64_t ns;
 		int64_t len;
 	} result;
-	uint64_t len;
+	uint64_t len, from;
 
 	while (take(&len, sizeof(len)) && len <= FRAME && take(data, len)) {
 		nanosleep(&gap, NULL);
-		clock_gettime(CLOCK_MONOTONIC, &from);
+		from = now();
 		if (send(tx, data, len, 0) < 0)
 			die("send");
 		result.len = recv(rx, data, sizeof(data), 0);
-		clock_gettime(CLOCK_MONOTONIC, &to);
+		result.ns = now() - from;
 		if (result.len < 0)
 			die("recv");
-		result.ns = (to.tv_sec - from.tv_sec) * 1000000000L +
-			    to.tv_nsec - from.tv_nsec;
 		fwrite(&result, sizeof(result), 1, stdout);
 		fwrite(data, result.len, 1, stdout);
 		fflush(stdout);
 		while (recv(rx, data, sizeof(data), MSG_DONTWAIT) >= 0)
 			;
+	}
+	return 0;
+}
+
+/* A process counts while nobody else wants the CPU, emulated quickly. */
+static volatile uint64_t *count_idle(void)
+{
+	volatile uint64_t *count = mmap(NULL, sizeof(*count),
+					PROT_READ | PROT_WRITE,
+					MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct sched_param param = {};
+	pid_t pid = fork();
+
+	if (count == MAP_FAILED || pid < 0)
+		die("fork");
+	if (pid)
+		return count;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (sched_setscheduler(0, SCHED_IDLE, &param))
+		die("SCHED_IDLE");
+	for (;;) {
+		asm volatile(".rept 400; nop; .endr");
+		++*count;
+	}
+}
+
+static int do_whole(char **argv)
+{
+	int tx = atoi(argv[0]), rx = atoi(argv[1]);
+	uint64_t ns = strtoul(argv[2], NULL, 0), from, counted;
+	struct timespec rest = { ns / 1000000000, ns % 1000000000 };
+	/* Who has told us something goes to sleep again. */
+	struct timespec gap = { .tv_nsec = 100000000 };
+	volatile uint64_t *count = count_idle();
+	static char data[1 << 24];
+	struct {
+		uint64_t len, piece;
+	} all;
+	struct {
+		uint64_t ns, counted, received;
+	} result;
+
+	while (take(&all, sizeof(all)) && all.len <= sizeof(data) &&
+	       (!all.len || take(data, all.len))) {
+		nanosleep(&gap, NULL);
+		counted = *count;
+		from = now();
+		for (uint64_t at = 0; at < all.len; at += all.piece) {
+			uint64_t left = all.len - at;
+
+			if (send(tx, data + at,
+				 left < all.piece ? left : all.piece, 0) < 0)
+				die("send");
+		}
+		nanosleep(&rest, NULL);
+		result.ns = now() - from;
+		result.counted = *count - counted;
+		result.received = 0;
+		while (recv(rx, NULL, 0, MSG_DONTWAIT) >= 0)
+			result.received++;
+		fwrite(&result, sizeof(result), 1, stdout);
+		fflush(stdout);
 	}
 	return 0;
 }
@@ -392,6 +469,7 @@ static const struct command {
 	{ "tap", 3, do_tap },
 	{ "replay", 2, do_replay },
 	{ "time", 3, do_time },
+	{ "whole", 3, do_whole },
 };
 
 int main(int argc, char **argv)
