@@ -16,21 +16,25 @@ import time
 
 from lib import handler, ktap, race, xfrm
 from lib.flood import ESN, PORT, Flood, on_cpu
-from lib.handler import BRIEF, RUST
+from lib.handler import BRIEF, RUST, SOAK
 from lib.hosts import V4, selector
 from lib.ktap import equal, only, true
+from lib.netlink import CREATE, DUMP, EXCL
 from lib.netns import Netns
 from lib.race import LOST, SECONDS, add, are_there, delete, move
 from lib.xfrm import limits
+from migrate_scale import send_all
 
 TRANSPORT = xfrm.SA(*V4, 0x1000, flags=xfrm.FLAG_ESN)
 TUNNEL = TRANSPORT.but(mode=xfrm.TUNNEL)
+# So many processes at each end replace the same SAs.
+MOVERS = 4 if SOAK else 2
 # It keeps an SA of IPIP beside it.
 IPCOMP = xfrm.SA(*V4, 0x77, proto=xfrm.COMP, mode=xfrm.TUNNEL, attrs=dict([xfrm.comp()]))
 
 
 class Race(race.Requesters):
-    """The flood, a mover at each end, and the processes that disturb them."""
+    """The flood, movers at each end, and the processes that disturb them."""
 
     def __init__(self, sa=TRANSPORT):
         super().__init__()
@@ -40,7 +44,8 @@ class Race(race.Requesters):
         self.senders = [self.run(way.a, n, "send", *way.talk, PORT)
                         for n, way in enumerate((two, two.other))]
         self.acquired = self.a.listen(xfrm.GROUP_ACQUIRE)
-        self.each(lambda sa: [move(sa)], "mover")
+        for n in range(MOVERS):
+            self.each(lambda sa: [move(sa)], f"mover {n}")
 
     def each(self, requests, name="other"):
         """A process at each end that sends requests(SA) over and over again."""
@@ -214,6 +219,26 @@ def against_counters_at_their_end():
 
 
 @only(RUST)
+def against_dumps_and_growing_tables():
+    """All are listed meanwhile, and more and more are added: the hash tables are resized."""
+    more = TRANSPORT.but(flags=0)
+    with Race() as two:
+        two.go(0)
+        end, count = time.monotonic() + SECONDS, 0
+        while not count or time.monotonic() < end:
+            for host in two.sas:
+                send_all(host.xfrm, xfrm.NEWSA, more.pack(), {72: 0x10000},
+                         range(count, count + 200), CREATE | EXCL)
+                host.xfrm.must(xfrm.GETSA, b"", DUMP)
+            count += 200
+        print(f"# {count} SAs each")
+        two.stop(set())
+        for host, sas in two.sas.items():
+            are_there(host, *sas, *(more.but(spi=0x10000 + n) for n in range(count)))
+        two.clean()
+
+
+@only(RUST)
 def against_policies():
     """Traffic has a policy for it, or none, or another one."""
     def policies(sa):
@@ -225,7 +250,7 @@ def against_policies():
 
 @only(RUST)
 def against_the_end_of_the_namespaces():
-    """They end with retired SAs in them, and with packets under way."""
+    """They end with replaced SAs in them, and with packets under way."""
     for _ in range(max(1, int(SECONDS))):
         for sa in affordable((IPCOMP, TUNNEL, TRANSPORT)):
             with Race(sa) as two:
@@ -315,5 +340,6 @@ if __name__ == "__main__":
                against_a_module_that_flushes, against_a_limit_of_packets,
                against_a_limit_of_bytes, against_limits_of_time,
                against_update_and_new_counters, against_counters_at_their_end,
-               against_policies, against_the_end_of_the_namespaces, against_unloading,
+               against_dumps_and_growing_tables, against_policies,
+               against_the_end_of_the_namespaces, against_unloading,
                books_are_in_order, hit_by_signals, killed_in_the_middle])

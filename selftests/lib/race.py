@@ -50,8 +50,9 @@ class Requesters(contextlib.ExitStack):
 
     def request(self, name, host, *requests, times=FOREVER):
         """A process that sends these, that many times."""
-        process = self.run(host, len(self.processes) % 2, "request", times,
-                           stdin=subprocess.PIPE)
+        # The second pair has the CPUs the other way round.
+        pairs, place = divmod(len(self.processes), 2)
+        process = self.run(host, (pairs + place) % 2, "request", times, stdin=subprocess.PIPE)
         process.stdin.write(messages(*requests))
         process.stdin.close()
         process.stdin = None
