@@ -28,7 +28,7 @@ FULL = 132000
 # Where a migration's instructions go: the outermost function in a stack that is
 # named here takes all that it has called.
 PARTS = {
-    "make ready (ciphers)": ("xfrm_init_state", "geniv_salt"),
+    "make ready (ciphers)": ("xfrm_init_state", "crypto_a", "geniv_salt"),
     "allocate, clone": ("xfrm_state_alloc", "kmemdup_noprof", "_algo_", "replay_clone",
                         "_encap_", "krealloc"),
     "find": ("xfrm_state_lookup", "xfrm_find_acq"),
@@ -396,9 +396,9 @@ mode with AES-GCM are moved, each of them once or one of them as often, by one r
 a datagram or 500, without acknowledgements. A process of `SCHED_IDLE` counts until 3 s after
 the last `send()`; how much passes for each count has been measured while nothing was sent.
 What passed besides, divided by the moves, is the cost of one. Who listens reads when all is
-over. Each new SA's timer fires once a second later, but for one that has been moved again.
-The C handler's collector begins at once, and interrupts whoever sends; that is dear with one
-request in a datagram, and differs from time to time."""
+over. The C handler's collector begins at once, interrupts whoever sends and waits for RCU; that
+is dear with one request in a datagram, and differs from time to time. The C handler also starts a
+timer of a second for each new SA, ours only where there are limits of time."""
 
 PACKETS = """## Per packet
 
