@@ -164,7 +164,8 @@ impl<'a> NewState<'a> {
     ///
     /// Deletes an SA that waits for one like the new one, as a new SA does.
     ///
-    /// Fails with `ESRCH` if the old one was deleted, replaced, or has expired.
+    /// Fails with `ESRCH` if the old one was deleted, replaced, or has expired, and with `ENOMEM`:
+    /// nothing has happened then.
     pub fn replace_old(mut self) -> Result<ARef<State>> {
         // The device must be told of the draft without that lock, if it fails.
         let (locked, expires) = stand_still(self.old, &mut self.room)?;
