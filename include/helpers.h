@@ -87,10 +87,9 @@ void xfrm_next_state_unlock(struct xfrm_state *x);
 void xfrm_next_states_lock(struct net *net);
 void xfrm_next_states_unlock(struct net *net);
 bool xfrm_next_hash_is_own(void);
-struct hlist_head *xfrm_next_states_byspi(struct net *net,
-					  const xfrm_address_t *daddr,
-					  __be32 spi, u8 proto,
-					  unsigned short family);
+u32 xfrm_next_spi_hash(const xfrm_address_t *daddr, __be32 spi, u8 proto,
+		       unsigned short family);
+struct hlist_head *xfrm_next_states_byspi(struct net *net, u32 hash);
 struct hlist_head *xfrm_next_bydst(const struct xfrm_state *x);
 struct hlist_head *xfrm_next_bysrc(const struct xfrm_state *x);
 struct hlist_head *xfrm_next_byspi(const struct xfrm_state *x);

@@ -301,14 +301,15 @@ static struct hlist_head *chain(struct net *net, struct hlist_head __rcu *table,
 					 lockdep_is_held(&net->xfrm.xfrm_state_lock)) + hash;
 }
 
-struct hlist_head *xfrm_next_states_byspi(struct net *net,
-					  const xfrm_address_t *daddr,
-					  __be32 spi, u8 proto,
-					  unsigned short family)
+u32 xfrm_next_spi_hash(const xfrm_address_t *daddr, __be32 spi, u8 proto,
+		       unsigned short family)
 {
-	return chain(net, net->xfrm.state_byspi,
-		     __xfrm_spi_hash(daddr, spi, proto, family,
-				     net->xfrm.state_hmask));
+	return __xfrm_spi_hash(daddr, spi, proto, family, ~0);
+}
+
+struct hlist_head *xfrm_next_states_byspi(struct net *net, u32 hash)
+{
+	return chain(net, net->xfrm.state_byspi, hash & net->xfrm.state_hmask);
 }
 
 struct hlist_head *xfrm_next_bydst(const struct xfrm_state *x)
@@ -333,8 +334,9 @@ struct hlist_head *xfrm_next_bysrc(const struct xfrm_state *x)
 struct hlist_head *xfrm_next_byspi(const struct xfrm_state *x)
 {
 	return xfrm_next_states_byspi(xs_net((struct xfrm_state *)x),
-				      &x->id.daddr, x->id.spi, x->id.proto,
-				      x->props.family);
+				      xfrm_next_spi_hash(&x->id.daddr, x->id.spi,
+							 x->id.proto,
+							 x->props.family));
 }
 
 struct hlist_head *xfrm_next_byseq(const struct xfrm_state *x)

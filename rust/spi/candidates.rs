@@ -35,11 +35,6 @@ impl Candidates {
             left: count,
         }
     }
-
-    /// Whether all have been tried.
-    pub fn is_empty(&self) -> bool {
-        self.left == 0
-    }
 }
 
 impl Iterator for Candidates {

@@ -1,49 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which SPIs of a namespace may be taken.
+//! Who may have an SPI, wherever it goes.
 //!
-//! The kernel finds SAs by destination, SPI and protocol together. To tell who
-//! has an SPI wherever it goes, the index holds all these triples, those with one
-//! SPI side by side. It reads SAs that have come before it is asked, and isn't told
-//! of those that have gone: a triple that it finds is looked up in the kernel's
-//! own table, and forgotten if there is no such SA any more. So an index that
-//! has read all arrivals never misses an SA, and never believes in a gone one.
+//! The kernel finds SAs by destination, SPI and protocol together. The index says, for an
+//! SPI and a protocol, in which chains of the kernel's table such SAs have been seen: those
+//! marked as outbound, and others. It reads SAs that have come before it is asked, and isn't
+//! told of those that have gone: whoever asks walks the first of these chains, and if there
+//! is no such SA any more, has the whole chain forgotten, so that none is walked in vain
+//! twice. So an index that has read all arrivals never misses an SA, and what it believes
+//! is looked at.
 
 use super::policy::Rule;
-use crate::xfrm::{
-    uapi::{Address, Id},
-    Arrivals, State, Table,
+use crate::{
+    net::work::yield_cpu,
+    xfrm::{
+        spi::{Arrivals, Next},
+        state::SpiHash,
+        uapi::{Id, SA_DIR_OUT},
+        State, Table,
+    },
 };
+use core::mem;
 use kernel::{
     prelude::*,
-    rbtree::{CursorMut, RBTree, RBTreeNodeReservation},
+    rbtree::{RBTree, RBTreeNodeReservation},
 };
 
-/// A triple; in the order of the SPIs within a tree.
+/// Where SAs have been seen that share an SPI, a protocol and a hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    /// From the top: SPI in host byte order (32 bits), protocol, family (16
-    /// each). One number is quickly compared.
+    /// From the top: SPI in host byte order (32 bits), protocol, and whether they are marked
+    /// as outbound.
     head: u64,
-    daddr: u128,
+    /// Their [`SpiHash`], the lowest bit first: hashes of one chain are side by side,
+    /// however many chains there are.
+    hash: u32,
 }
 
 impl Key {
-    /// No triple comes before this one.
-    const FIRST: Self = Self { head: 0, daddr: 0 };
-
-    fn new(id: &Id) -> Self {
+    fn new(id: &Id, outbound: bool, hash: u32) -> Self {
+        let spi = u32::from_be_bytes(id.spi);
         Self {
-            head: Self::first(id).head | u64::from(id.family),
-            daddr: u128::from_ne_bytes(id.daddr.trimmed(id.family).0),
-        }
-    }
-
-    /// No triple with the SPI and the protocol of `id` comes before this one.
-    fn first(id: &Id) -> Self {
-        Self {
-            head: u64::from(u32::from_be_bytes(id.spi)) << 32 | u64::from(id.proto) << 16,
-            daddr: 0,
+            head: u64::from(spi) << 32 | u64::from(id.proto) << 8 | u64::from(outbound),
+            hash,
         }
     }
 
@@ -51,40 +50,37 @@ impl Key {
     fn tree(&self) -> usize {
         // 2^64 divided by the golden ratio: the upper bits of the product are
         // spread well, however the SPIs were chosen.
-        ((self.head >> 16).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TREES_BITS)) as usize
-    }
-
-    fn id(&self) -> Id {
-        Id {
-            daddr: Address(self.daddr.to_ne_bytes()),
-            spi: ((self.head >> 32) as u32).to_be_bytes(),
-            family: self.head as u16,
-            proto: (self.head >> 16) as u8,
-            pad: 0,
-        }
+        ((self.head >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TREES_BITS)) as usize
     }
 }
 
-/// In how many trees the triples are, by SPI and protocol, so that few steps
-/// lead to one: 8 KiB for each namespace that needs the index.
+/// A chain of the kernel's table in which SAs with an SPI have been seen.
+pub struct Seen(Key);
+
+impl Seen {
+    /// Returns the hash by which [`Table::chain`] finds it.
+    pub fn hash(&self) -> SpiHash {
+        SpiHash(self.0.hash.reverse_bits())
+    }
+}
+
+/// In how many trees the keys are, by SPI and protocol, so that few steps lead to one:
+/// 8 KiB for each namespace that needs the index.
 const TREES: usize = 1 << TREES_BITS;
 const TREES_BITS: u32 = 10;
 
-/// More triples than twice the SAs, and these, are not kept for long.
+/// More keys than twice the SAs, and these, are not kept while SPIs are asked for.
 const SLACK: usize = 64;
-/// How many triples are looked up then, or trees left behind, whenever one is
-/// added.
-const TIDY: usize = 32;
+/// How many SAs are read with the tables locked, if that needs no memory.
+const AT_ONCE: usize = 64;
 
-/// The triples of one namespace: 64 bytes for each that has been read.
+/// What has been seen in one namespace: 64 bytes for each SA that has been read, at most.
 pub struct Index {
-    /// All of them, or none before there was something to be read.
+    /// All keys, or no trees before there was something to be read.
     trees: KVVec<RBTree<Key, ()>>,
     len: usize,
     /// Memory for the next one, whose tree is there.
     spare: Option<RBTreeNodeReservation<Key, ()>>,
-    /// Where tidying goes on: a tree, and a triple or what comes before all.
-    tidied: (usize, Key),
 }
 
 impl Index {
@@ -94,51 +90,57 @@ impl Index {
             trees: KVVec::new(),
             len: 0,
             spare: None,
-            tidied: (0, Key::FIRST),
         }
     }
 
-    /// Gets the memory to read one SA, if it isn't there. May sleep.
+    /// Whether it keeps no memory.
+    pub fn is_empty(&self) -> bool {
+        self.trees.is_empty()
+    }
+
+    /// Gets the memory to read one SA, if it isn't there: it counts as the caller's. May
+    /// sleep.
     ///
     /// Fails with `ENOMEM`.
     pub fn make_room(&mut self) -> Result {
         if self.trees.is_empty() {
-            let mut trees = KVVec::with_capacity(TREES, GFP_KERNEL)?;
+            let mut trees = KVVec::with_capacity(TREES, GFP_KERNEL_ACCOUNT)?;
             for _ in 0..TREES {
-                trees.push(RBTree::new(), GFP_KERNEL)?;
+                trees.push(RBTree::new(), GFP_KERNEL_ACCOUNT)?;
             }
             self.trees = trees;
         }
         if self.spare.is_none() {
-            self.spare = Some(RBTreeNodeReservation::new(GFP_KERNEL)?);
+            self.spare = Some(RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?);
         }
         Ok(())
     }
 
     /// Reads arrivals, as far as there is memory for them. `table` is that of
-    /// the namespace, here and below. Returns whether all have been read.
+    /// the namespace. Returns whether all have been read.
     pub fn read(&mut self, arrivals: &Arrivals<'_>, table: &Table<'_>) -> bool {
-        while let Some(spare) = self.spare.take() {
-            let Some(state) = arrivals.next(table) else {
-                self.spare = Some(spare);
-                return true;
-            };
-            self.spare = self.add(state, spare);
-            if self.len > 2 * table.len() as usize + SLACK {
-                self.tidy(table);
+        for _ in 0..AT_ONCE {
+            match arrivals.next(table) {
+                Next::Nothing => return true,
+                Next::Passed => return false,
+                Next::Unread(unread) => match self.spare.take() {
+                    Some(room) => self.spare = self.add(unread.read(), room),
+                    None => return false,
+                },
             }
         }
-        arrivals.is_empty(table)
+        false
     }
 
-    /// Adds the triple of an SA; returns what isn't needed, because there is
-    /// such a triple.
+    /// Adds the key of an SA; returns what isn't needed, because it is there.
     fn add(
         &mut self,
         state: &State,
         room: RBTreeNodeReservation<Key, ()>,
     ) -> Option<RBTreeNodeReservation<Key, ()>> {
-        let key = Key::new(&state.id());
+        let id = state.id();
+        let hash = SpiHash::of(&id).0.reverse_bits();
+        let key = Key::new(&id, state.dir() == SA_DIR_OUT, hash);
         let same = self.trees[key.tree()]
             .insert(room.into_node(key, ()))
             .map(|node| node.into_reservation());
@@ -148,60 +150,58 @@ impl Index {
         same
     }
 
-    /// Whether an SA stands in the way of `wanted`. All arrivals must have been
-    /// read, with `table` locked since.
-    pub fn forbids(&mut self, table: &Table<'_>, rule: Rule, wanted: &Id) -> bool {
-        let first = Key::first(wanted);
-        let Some(tree) = self.trees.get_mut(first.tree()) else {
-            return false;
+    /// Returns the first chain in which an SA could be that stands in the way of `wanted`
+    /// and has another destination. All arrivals must have been read, with the table
+    /// locked since.
+    pub fn first(&self, rule: Rule, wanted: &Id) -> Option<Seen> {
+        if !rule.looks_beyond_destination() {
+            return None;
+        }
+        let first = Key::new(wanted, false, 0);
+        let end = Key::new(wanted, rule == Rule::Namespace, u32::MAX);
+        let cursor = self.trees.get(first.tree())?.cursor_lower_bound(&first)?;
+        let key = *cursor.current().0;
+        (key <= end).then_some(Seen(key))
+    }
+
+    /// Forgets a chain in which there is no such SA any more. `chains` is that of the table when
+    /// it was walked; what has come since has not been read.
+    pub fn forget(&mut self, seen: &Seen, chains: u32) {
+        let chain = chains.reverse_bits();
+        let first = Key {
+            hash: seen.0.hash & chain,
+            ..seen.0
         };
+        let end = Key {
+            hash: seen.0.hash | !chain,
+            ..seen.0
+        };
+        let tree = &mut self.trees[first.tree()];
         let mut cursor = tree.cursor_lower_bound_mut(&first);
-        while let Some(at) = cursor {
-            let id = at.current().0.id();
-            if (id.spi, id.proto) != (wanted.spi, wanted.proto) {
-                break;
-            }
-            let mut gone = true;
-            for sa in table.with_id(&id) {
-                if rule.forbids(wanted, &id, sa.dir()) {
-                    return true;
-                }
-                gone = false;
-            }
-            cursor = step(at, gone, &mut self.len);
-        }
-        false
-    }
-
-    /// Looks some triples up, going round and round. Each addition that makes
-    /// this necessary adds one and takes away all gone ones out of these, so
-    /// there never are many more than are allowed.
-    fn tidy(&mut self, table: &Table<'_>) {
-        for _ in 0..TIDY {
-            let (tree, from) = self.tidied;
-            let next = self.trees[tree]
-                .cursor_lower_bound_mut(&from)
-                .and_then(|at| {
-                    let gone = table.with_id(&at.current().0.id()).next().is_none();
-                    step(at, gone, &mut self.len)
-                });
-            self.tidied = match next {
-                Some(at) => (tree, *at.current().0),
-                None => ((tree + 1) % TREES, Key::FIRST),
-            };
+        while let Some(at) = cursor.filter(|at| *at.current().0 <= end) {
+            cursor = at.remove_current().0;
+            self.len -= 1;
+            yield_cpu();
         }
     }
-}
 
-/// Goes on to the next triple, and takes this one away if its SA is gone.
-fn step<'a>(
-    at: CursorMut<'a, Key, ()>,
-    gone: bool,
-    len: &mut usize,
-) -> Option<CursorMut<'a, Key, ()>> {
-    if !gone {
-        return at.move_next();
+    /// Whether there are far more keys than `table` has SAs.
+    pub fn is_stale(&self, table: &Table<'_>) -> bool {
+        self.len > 2 * table.len() as usize + SLACK
     }
-    *len -= 1;
-    at.remove_current().0
+
+    /// Forgets all, so that it is to be read again, if there are many more keys than SAs, or
+    /// no SAs. `arrivals` are those that it has read. Sleeps.
+    pub fn shrink(&mut self, arrivals: &Arrivals<'_>) {
+        let states = arrivals.states() as usize;
+        if self.len > 2 * states || states == 0 {
+            self.len = 0;
+            self.spare = None;
+            for tree in mem::take(&mut self.trees) {
+                drop(tree);
+                yield_cpu();
+            }
+            arrivals.restart();
+        }
+    }
 }

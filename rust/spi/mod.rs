@@ -8,7 +8,7 @@
 //! kernel's table of SPIs or, if other destinations matter, in an [`index`].
 //!
 //! Locks, outermost first: `xfrm_cfg_mutex` of the namespace, which all who ask
-//! for SPIs hold -> [`Spis::index`] -> lock of the SA -> `xfrm_state_lock`.
+//! for SPIs hold -> [`Known::index`] -> lock of the SA -> `xfrm_state_lock`.
 //!
 //! Mirrors `xfrm_alloc_userspi()` of `net/xfrm/xfrm_user.c` and
 //! `xfrm_alloc_spi()` of `net/xfrm/xfrm_state.c`; docs/spi-scope.md says where
@@ -27,17 +27,19 @@ mod search;
 use crate::{
     net::{
         namespace::{PerNamespace, Registration, Setup, Slot, SlotName},
-        netlink, sysctl, ExtAck,
+        netlink, sysctl,
+        work::{Delayed, Work},
+        ExtAck,
     },
     redirect::{Redirect, Redirector},
     xfrm::{
         messages,
         spi::{
             entry::{self, AllocSpi, SpiTarget, UserSpiTarget},
-            larval,
+            larval, Arrivals,
         },
         state::config::Config,
-        uapi, Arrivals, State,
+        uapi, State,
     },
 };
 use candidates::Candidates;
@@ -47,6 +49,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{Arc, Mutex},
+    time::Msecs,
 };
 use policy::Scope;
 use request::Request;
@@ -82,11 +85,29 @@ struct Spis<'net> {
     /// A [`Scope`].
     #[pin]
     scope: sysctl::Int<'net>,
+    #[pin]
+    known: Delayed<Known<'net>>,
+}
+
+/// What is known of a namespace's SAs.
+#[pin_data]
+struct Known<'net> {
     /// The SAs that the index doesn't know yet.
     #[pin]
     arrivals: Arrivals<'net>,
     #[pin]
     index: Mutex<Index>,
+}
+
+/// Gives the memory back of SAs that have gone, once that the index has some.
+impl Work for Known<'_> {
+    const DELAY: Msecs = 10_000;
+
+    fn run(&self) -> bool {
+        let mut index = self.index.lock();
+        index.shrink(&self.arrivals);
+        !index.is_empty()
+    }
 }
 
 static SPIS: Slot = Slot::new();
@@ -107,8 +128,10 @@ impl PerNamespace for Spis<'static> {
     fn new<'net>(net: Setup<'net>) -> impl PinInit<Spis<'net>, Error> {
         try_pin_init!(Spis {
             scope <- sysctl::Int::new(net, &SCOPE),
-            arrivals <- Arrivals::new(net),
-            index <- new_mutex!(Index::new(), "xfrm_next_spis"),
+            known <- Delayed::new(try_pin_init!(Known {
+                arrivals <- Arrivals::new(net),
+                index <- new_mutex!(Index::new(), "xfrm_next_spis"),
+            })),
         })
     }
 }
@@ -127,9 +150,6 @@ impl AllocSpi for Allocator {
             ENOENT
         })?;
         self.give(config, &state, request.range, request.dir, extack)?;
-        if let Some(dir) = request.dir {
-            state.set_dir(dir, config);
-        }
         let reply = larval::message(&state, message.portid, message.seq)?;
         messages::unicast(config.net(), reply, message.portid)
     }
@@ -146,7 +166,7 @@ impl AllocSpi for Allocator {
 }
 
 impl Allocator {
-    /// Gives the SA an SPI of the range, unless it has one. `dir` is what was
+    /// Gives the SA an SPI of the range, unless it has one, and the direction that was
     /// asked for.
     ///
     /// Fails with `ENOENT` if none is free or the SA is dead, `ERESTARTSYS` if
@@ -161,10 +181,22 @@ impl Allocator {
     ) -> Result {
         let net = config.net();
         let outcome = self.spis.with(net, |spis| {
-            let rule = Scope::new(spis.scope.get()).rule(dir);
-            let mut index = spis.index.lock();
-            let search = Search::new(net, state, rule, &mut index, &spis.arrivals);
-            search.run(Candidates::new(range, entry::random()))
+            let mut index = spis.known.index.lock();
+            let was_empty = index.is_empty();
+            let search = Search {
+                net,
+                state,
+                rule: Scope::new(spis.scope.get()).rule(dir),
+                dir,
+                index: &mut index,
+                arrivals: &spis.known.arrivals,
+                walks: false,
+            };
+            let outcome = search.run(Candidates::new(range, entry::random()));
+            if was_empty {
+                spis.known.ask();
+            }
+            outcome
         });
         match outcome {
             Outcome::Done => Ok(()),

@@ -4,62 +4,87 @@
 //!
 //! Mirrors `xfrm_alloc_spi()` of `net/xfrm/xfrm_state.c`.
 
-use super::{candidates::Candidates, index::Index, policy::Rule};
-use crate::{
-    net::Namespace,
-    xfrm::{state::Locked, uapi::Id, Arrivals, State, Table},
+use super::{
+    candidates::Candidates,
+    index::{Index, Seen},
+    policy::Rule,
 };
+use crate::{
+    net::{work::yield_cpu, Namespace},
+    xfrm::{spi::Arrivals, state::SpiHash, uapi::Id, State, Table},
+};
+use core::iter::Peekable;
 use kernel::pr_warn_once;
 
-/// What has become of an attempt, or of all.
+/// What has become of it.
 pub enum Outcome {
     /// The SA has an SPI.
     Done,
     /// The SA has been deleted.
     Dead,
-    /// Another SA stands in the way.
+    /// Other SAs have all of the range.
     Taken,
     /// There is a signal.
     Interrupted,
 }
 
+/// What has become of an attempt.
+enum Attempt {
+    /// It is the last one.
+    Ends(Outcome),
+    /// Others may lock the tables before it goes on.
+    GoesOn,
+    /// More has to be read before.
+    Unread,
+    /// A chain has been walked in vain: the index is to forget it, as [`Index::forget`] says.
+    Gone(Seen, u32),
+    /// The index is to forget all.
+    Stale,
+}
+
+/// Who has a candidate.
+enum Holder {
+    Nobody,
+    Somebody,
+    /// As [`Attempt::Gone`].
+    Gone(Seen),
+}
+
+impl From<bool> for Holder {
+    fn from(found: bool) -> Self {
+        if found {
+            Self::Somebody
+        } else {
+            Self::Nobody
+        }
+    }
+}
+
 /// How many candidates are tried with the tables locked.
 const AT_ONCE: usize = 16;
+/// How many SAs are looked at with the tables locked, and the rest of one chain.
+const LOOKS: usize = 512;
 
 /// The search for one SA.
 pub struct Search<'a> {
-    net: &'a Namespace,
-    state: &'a State,
-    rule: Rule,
-    index: &'a mut Index,
-    arrivals: &'a Arrivals<'a>,
+    pub net: &'a Namespace,
+    /// The SA, which is of this namespace, as the index and the arrivals are.
+    pub state: &'a State,
+    /// Whom it may not share the SPI with.
+    pub rule: Rule,
+    /// The direction that the SA gets with the SPI.
+    pub dir: Option<u8>,
+    pub index: &'a mut Index,
+    pub arrivals: &'a Arrivals<'a>,
     /// Whether there is no memory for the index, so that all SAs are looked
     /// through each time.
-    walks: bool,
+    pub walks: bool,
 }
 
-impl<'a> Search<'a> {
-    /// Prepares to give `state` an SPI that nobody has whom `rule` names. It is of
-    /// the namespace, and so are the index and the arrivals.
-    pub fn new(
-        net: &'a Namespace,
-        state: &'a State,
-        rule: Rule,
-        index: &'a mut Index,
-        arrivals: &'a Arrivals<'a>,
-    ) -> Self {
-        Self {
-            net,
-            state,
-            rule,
-            index,
-            arrivals,
-            walks: false,
-        }
-    }
-
+impl Search<'_> {
     /// Tries the candidates until one is given. May sleep.
-    pub fn run(mut self, mut candidates: Candidates) -> Outcome {
+    pub fn run(mut self, candidates: Candidates) -> Outcome {
+        let mut candidates = candidates.peekable();
         loop {
             let room = if self.asks_index() {
                 self.index.make_room()
@@ -67,40 +92,65 @@ impl<'a> Search<'a> {
                 Ok(())
             };
             match self.attempt(&mut candidates) {
-                None if room.is_err() => {
+                Attempt::Ends(outcome) => return outcome,
+                Attempt::GoesOn if kernel::current!().signal_pending() => {
+                    return Outcome::Interrupted;
+                }
+                Attempt::GoesOn => (),
+                Attempt::Unread if room.is_err() => {
                     pr_warn_once!("no memory for the index of SPIs: looking at each SA instead\n");
                     self.walks = true;
                 }
-                None => (),
-                Some(Outcome::Taken) if kernel::current!().signal_pending() => {
-                    return Outcome::Interrupted;
-                }
-                Some(Outcome::Taken) if !candidates.is_empty() => (),
-                Some(outcome) => return outcome,
+                Attempt::Unread => (),
+                Attempt::Gone(seen, chains) => self.index.forget(&seen, chains),
+                Attempt::Stale => self.index.shrink(self.arrivals),
             }
+            yield_cpu();
         }
     }
 
     /// Tries some candidates under one hold of the locks, and gives the SA the
-    /// first that is free; `None` if more has to be read before.
-    fn attempt(&mut self, candidates: &mut Candidates) -> Option<Outcome> {
+    /// first that is free.
+    fn attempt(&mut self, candidates: &mut Peekable<Candidates>) -> Attempt {
         let locked = self.state.lock();
-        if let Some(outcome) = self.settled(&locked) {
-            return Some(outcome);
+        if locked.is_dead() {
+            return Attempt::Ends(Outcome::Dead);
         }
         let table = Table::lock(self.net);
-        if self.asks_index() && !self.index.read(self.arrivals, &table) {
-            return None;
+        if self.state.has_spi() {
+            if let Some(dir) = self.dir {
+                locked.change_dir(dir, &table);
+            }
+            return Attempt::Ends(Outcome::Done);
         }
-        let mut wanted = self.state.id();
-        for spi in candidates.take(if self.walks { 1 } else { AT_ONCE }) {
-            wanted.spi = spi.to_be_bytes();
-            if !self.is_taken(&table, &wanted) {
-                locked.give_spi(wanted.spi, &table);
-                return Some(Outcome::Done);
+        if self.asks_index() {
+            if !self.index.read(self.arrivals, &table) {
+                return Attempt::Unread;
+            }
+            if self.index.is_stale(&table) {
+                return Attempt::Stale;
             }
         }
-        Some(Outcome::Taken)
+        let mut wanted = self.state.id();
+        let mut looks = 0;
+        for _ in 0..AT_ONCE {
+            let Some(spi) = candidates.peek() else {
+                return Attempt::Ends(Outcome::Taken);
+            };
+            wanted.spi = spi.to_be_bytes();
+            match self.holder(&table, &wanted, &mut looks) {
+                Holder::Nobody => {
+                    locked.give_spi(wanted.spi, self.dir, &table);
+                    return Attempt::Ends(Outcome::Done);
+                }
+                Holder::Gone(seen) => return Attempt::Gone(seen, table.chains()),
+                Holder::Somebody => candidates.next(),
+            };
+            if looks > LOOKS {
+                break;
+            }
+        }
+        Attempt::GoesOn
     }
 
     /// Whether the index says what is free.
@@ -108,27 +158,25 @@ impl<'a> Search<'a> {
         self.rule.looks_beyond_destination() && !self.walks
     }
 
-    /// Whether the SA needs no SPI, whatever is free.
-    fn settled(&self, locked: &Locked<'_>) -> Option<Outcome> {
-        if locked.is_dead() {
-            Some(Outcome::Dead)
-        } else if self.state.has_spi() {
-            Some(Outcome::Done)
-        } else {
-            None
+    /// Returns who stands in the way; `looks` counts the SAs that have been looked at.
+    fn holder(&self, table: &Table<'_>, wanted: &Id, looks: &mut usize) -> Holder {
+        let mut forbids = |sa: &State| {
+            *looks += 1;
+            // Most others have another one.
+            sa.spi() == wanted.spi && self.rule.forbids(wanted, &sa.id(), sa.dir())
+        };
+
+        if self.walks && self.rule.looks_beyond_destination() {
+            return Holder::from(table.iter().any(forbids));
         }
-    }
-
-    /// Whether somebody stands in the way.
-    fn is_taken(&mut self, table: &Table<'_>, wanted: &Id) -> bool {
-        let forbids = |sa: &State| self.rule.forbids(wanted, &sa.id(), sa.dir());
-
-        if !self.rule.looks_beyond_destination() {
-            table.with_id(wanted).any(forbids)
-        } else if self.asks_index() {
-            self.index.forbids(table, self.rule, wanted)
-        } else {
-            table.iter().any(forbids)
+        // The index knows of all SAs, but doesn't tell outbound ones by their destination.
+        if self.rule != Rule::Namespace && table.chain(SpiHash::of(wanted)).any(&mut forbids) {
+            return Holder::Somebody;
+        }
+        match self.index.first(self.rule, wanted) {
+            Some(seen) if table.chain(seen.hash()).any(forbids) => Holder::Somebody,
+            Some(seen) => Holder::Gone(seen),
+            None => Holder::Nobody,
         }
     }
 }

@@ -27,5 +27,4 @@ pub mod spi;
 pub mod state;
 pub mod uapi;
 
-pub use spi::Arrivals;
 pub use state::{State, Table};

@@ -28,10 +28,10 @@ use kernel::{prelude::*, types::Opaque};
 /// # Examples
 ///
 /// ```ignore
-/// /// How many SAs with an SPI have come since the last call.
-/// fn news(net: &Namespace, arrivals: &Arrivals<'_>) -> usize {
+/// /// Whether an SA with an SPI has come since the last call.
+/// fn is_news(net: &Namespace, arrivals: &Arrivals<'_>) -> bool {
 ///     let table = Table::lock(net);
-///     core::iter::from_fn(|| arrivals.next(&table)).count()
+///     matches!(arrivals.next(&table), Next::Unread(unread) if unread.read().has_spi())
 /// }
 /// ```
 #[pin_data(PinnedDrop)]
@@ -43,6 +43,41 @@ pub struct Arrivals<'net> {
     net: *mut raw::net,
     _net: PhantomData<Setup<'net>>,
 }
+
+/// What [`Arrivals::next`] has found.
+pub enum Next<'t> {
+    /// The oldest SA that hasn't been read.
+    Unread(Unread<'t>),
+    /// Many SAs that needn't be read. Others may lock the tables before it goes on.
+    Passed,
+    /// All have been read.
+    Nothing,
+}
+
+/// An SA that hasn't been read.
+///
+/// # Invariants
+///
+/// It is in the list of the namespace of `arrivals`, whose tables are locked.
+pub struct Unread<'t> {
+    state: &'t State,
+    arrivals: &'t Arrivals<'t>,
+}
+
+impl<'t> Unread<'t> {
+    /// Reads it.
+    pub fn read(self) -> &'t State {
+        // SAFETY: By the type invariant.
+        unsafe {
+            let entry = &raw mut (*self.state.as_ptr()).km.all;
+            self.arrivals.pass(entry);
+        }
+        self.state
+    }
+}
+
+/// How many SAs without an SPI are passed over with the tables locked.
+const AT_ONCE: usize = 256;
 
 // SAFETY: Nothing is bound to a thread.
 unsafe impl Send for Arrivals<'_> {}
@@ -70,40 +105,48 @@ impl<'net> Arrivals<'net> {
         })
     }
 
-    /// Whether all have been read. `table` is that of the namespace, here and
-    /// in [`Self::next`]. It moves over SAs that it needn't read.
-    pub fn is_empty(&self, table: &Table<'_>) -> bool {
-        self.oldest(table).is_none()
-    }
-
-    /// Reads the oldest one that hasn't been read. It lives while the table is locked.
-    pub fn next<'t>(&self, table: &'t Table<'_>) -> Option<&'t State> {
-        let state = self.oldest(table)?;
-        // SAFETY: As in `oldest`.
-        unsafe { self.pass(&raw mut (*state.as_ptr()).km.all) };
-        Some(state)
-    }
-
     /// Finds the oldest one that hasn't been read. `table` is that of our
     /// namespace; in another one there is nothing to be read.
-    fn oldest<'t>(&self, table: &'t Table<'_>) -> Option<&'t State> {
+    pub fn next<'t>(&'t self, table: &'t Table<'_>) -> Next<'t> {
         if table.net().as_ptr() != self.net {
-            return None;
+            return Next::Nothing;
         }
-        // SAFETY: By the type invariant the bookmark is in the list, and its
-        // lock is held. What is in front of it is the head, or an entry.
-        unsafe {
-            loop {
+        for _ in 0..AT_ONCE {
+            // SAFETY: By the type invariant the bookmark is in the list, and its
+            // lock is held. What is in front of it is the head, or an entry.
+            unsafe {
                 let entry = (*self.bookmark.get()).km.all.prev;
                 if entry == table.all() {
-                    return None;
+                    return Next::Nothing;
                 }
                 if let Some(state) = listed(entry).filter(|state| state.has_spi()) {
-                    return Some(state);
+                    let arrivals = self;
+                    // INVARIANT: It is listed.
+                    return Next::Unread(Unread { state, arrivals });
                 }
                 self.pass(entry);
             }
         }
+        Next::Passed
+    }
+
+    /// Takes all SAs for unread again. Takes `xfrm_state_lock`.
+    pub fn restart(&self) {
+        let table = self.lock();
+        // SAFETY: By the type invariant it is in the list, and its lock is held. At the
+        // head's end nothing is behind it.
+        unsafe { self.pass(table.all()) }
+    }
+
+    /// Returns how many SAs the namespace has. Takes `xfrm_state_lock`.
+    pub fn states(&self) -> u32 {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> Table<'_> {
+        // SAFETY: The namespace is valid during `'net`, and the kernel's own part of it,
+        // which the tables are, is there before and after that of any module.
+        Table::lock(unsafe { Namespace::from_raw(self.net) })
     }
 
     /// Moves on to the front of this entry.
@@ -121,8 +164,7 @@ impl<'net> Arrivals<'net> {
 #[pinned_drop]
 impl PinnedDrop for Arrivals<'_> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: As in `new`: `'net` hasn't ended.
-        let _table = Table::lock(unsafe { Namespace::from_raw(self.net) });
+        let _table = self.lock();
         // SAFETY: By the type invariant it is in the list, and we hold its lock.
         unsafe { raw::xfrm_next_list_del_init(&raw mut (*self.bookmark.get()).km.all) }
     }

@@ -14,7 +14,7 @@ use crate::{
     },
     raw,
     xfrm::{
-        state::{config::Config, Locked},
+        state::Locked,
         uapi::{attr, Address, Id, Mark, SaInfo, MSG_NEWSA},
         State, Table,
     },
@@ -62,7 +62,7 @@ pub struct Wanted {
 ///         if table.with_id(&wanted.id).next().is_some() {
 ///             return Err(EEXIST);
 ///         }
-///         locked.give_spi(wanted.id.spi, &table);
+///         locked.give_spi(wanted.id.spi, None, &table);
 ///     }
 ///     Ok(state)
 /// }
@@ -152,13 +152,14 @@ impl Locked<'_> {
         self.state().is_dead()
     }
 
-    /// Gives an SPI to the SA, in network byte order. One that has an SPI, is dead or
-    /// of another namespace than `table` is left alone. The caller has seen in the
-    /// table, under the same hold of its lock, that nobody is in the way.
+    /// Gives an SPI to the SA, in network byte order, and a direction, `XFRM_SA_DIR_*`,
+    /// if there is one. An SA that has an SPI, is dead or of another namespace than
+    /// `table` is left alone. The caller has seen in the table, under the same hold of
+    /// its lock, that nobody is in the way.
     ///
     /// It counts as having come just now, so whoever reads the arrivals hears
     /// of it once more. Mirrors a part of `xfrm_alloc_spi()`.
-    pub fn give_spi(&self, spi: [u8; 4], table: &Table<'_>) {
+    pub fn give_spi(&self, spi: [u8; 4], dir: Option<u8>, table: &Table<'_>) {
         let x = self.as_ptr();
         let state = self.state();
         if state.has_spi() || self.is_dead() || !state.is_of(table.net()) {
@@ -169,8 +170,25 @@ impl Locked<'_> {
         // it, or nothing does.
         unsafe {
             (*x).id.spi = u32::from_ne_bytes(spi);
+            if let Some(dir) = dir {
+                state.put_dir(dir);
+            }
             table.insert_by_spi(x);
             raw::xfrm_next_list_move(&raw mut (*x).km.all, table.all());
+        }
+    }
+
+    /// Changes the direction of an SA that has an SPI, `XFRM_SA_DIR_*`. As for
+    /// [`Self::give_spi`], and that it counts as having come just now, too.
+    pub fn change_dir(&self, dir: u8, table: &Table<'_>) {
+        let state = self.state();
+        if state.dir() == dir || self.is_dead() || !state.is_of(table.net()) {
+            return;
+        }
+        // SAFETY: As above.
+        unsafe {
+            state.put_dir(dir);
+            raw::xfrm_next_list_move(&raw mut (*self.as_ptr()).km.all, table.all());
         }
     }
 }
@@ -188,13 +206,12 @@ impl State {
         unsafe { raw::xfrm_next_state_net(self.as_ptr()) == net.as_ptr() }
     }
 
-    /// Marks a larval SA with a direction, `XFRM_SA_DIR_*`; `config` is of its namespace,
-    /// else it is left alone.
-    pub fn set_dir(&self, dir: u8, config: &Config<'_>) {
-        if self.is_of(config.net()) {
-            // SAFETY: The SA is valid; one access.
-            unsafe { (&raw mut (*self.as_ptr()).dir).write_volatile(dir) }
-        }
+    /// # Safety
+    ///
+    /// Whoever has read the SA as an arrival has to hear of it once more.
+    unsafe fn put_dir(&self, dir: u8) {
+        // SAFETY: The SA is valid; one access.
+        unsafe { (&raw mut (*self.as_ptr()).dir).write_volatile(dir) }
     }
 
     /// Returns the fixed part of messages about the SA. Any context.
@@ -346,9 +363,9 @@ mod tests {
             let locked = state.0.lock();
             let table = Table::lock(net);
             let before = table.with_id(&ID).count();
-            locked.give_spi(ID.spi, &table);
+            locked.give_spi(ID.spi, None, &table);
             // It keeps the one that it has.
-            locked.give_spi([0xff; 4], &table);
+            locked.give_spi([0xff; 4], None, &table);
             let listed = table.iter().any(|other| core::ptr::eq(other, &*state.0));
             (before, table.with_id(&ID).count(), listed, table.len())
         };

@@ -6,4 +6,4 @@ pub mod arrivals;
 pub mod entry;
 pub mod larval;
 
-pub use arrivals::Arrivals;
+pub use arrivals::{Arrivals, Next};

@@ -12,7 +12,7 @@ mod layout;
 pub mod lookup;
 pub(in crate::xfrm) mod tables;
 
-pub use tables::Table;
+pub use tables::{SpiHash, Table};
 
 use crate::{
     net::Namespace,
@@ -120,7 +120,7 @@ impl State {
     }
 
     /// Returns the SPI, in network byte order, which is 0 as long as there is none.
-    pub(in crate::xfrm) fn spi(&self) -> [u8; 4] {
+    pub fn spi(&self) -> [u8; 4] {
         get!(self, id.spi).to_ne_bytes()
     }
 

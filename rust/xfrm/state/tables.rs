@@ -71,13 +71,26 @@ impl<'a> Table<'a> {
     /// Returns the SAs with this id, whatever their marks; only those that have
     /// an SPI are found.
     pub fn with_id<'t>(&'t self, id: &'t Id) -> impl Iterator<Item = &'t State> {
-        // SAFETY: We hold the lock, under which what is in a chain stays there, and
-        // in its place.
-        let chain = unsafe { BY_SPI.states((*self.chain(id)).first) };
-        chain
-            // SAFETY: As above, and the table has a reference.
-            .map(|state| unsafe { State::from_raw(state) })
+        self.chain(SpiHash::of(id))
             .filter(|state| has_id(state, id))
+    }
+
+    /// Returns all SAs in one chain of the table by SPI: those with this hash, and some
+    /// others. Users choose SPIs and addresses, so it may be all that there are.
+    pub fn chain(&self, hash: SpiHash) -> impl Iterator<Item = &State> {
+        // SAFETY: The namespace is valid. We hold the lock, under which what is in a
+        // chain stays there, and in its place; the table has references.
+        unsafe {
+            let chain = raw::xfrm_next_states_byspi(self.net.as_ptr(), hash.0);
+            let states = BY_SPI.states((*chain).first);
+            states.map(|state| State::from_raw(state))
+        }
+    }
+
+    /// Returns which bits of a [`SpiHash`] tell the chains from each other now.
+    pub fn chains(&self) -> u32 {
+        // SAFETY: The namespace is valid, and we hold the lock of the field.
+        unsafe { (*self.net.as_ptr()).xfrm.state_hmask }
     }
 
     /// Returns all SAs, the newest first, but for dead ones.
@@ -163,27 +176,32 @@ impl<'a> Table<'a> {
         KEYS.into_iter()
             .all(|key| unsafe { (*(key.chain)(x)).first == key.node(x) })
     }
-
-    /// Returns the chain of the table by SPI that an SA with this id is in.
-    fn chain(&self, id: &Id) -> *mut raw::hlist_head {
-        // SAFETY: The namespace is valid; the address is read only, and has the
-        // layout of `xfrm_address_t`. We hold the lock.
-        unsafe {
-            raw::xfrm_next_states_byspi(
-                self.net.as_ptr(),
-                (&raw const id.daddr).cast(),
-                u32::from_ne_bytes(id.spi),
-                id.proto,
-                id.family,
-            )
-        }
-    }
 }
 
 impl Drop for Table<'_> {
     fn drop(&mut self) {
         // SAFETY: `lock` has locked it, on this CPU.
         unsafe { raw::xfrm_next_states_unlock(self.net.as_ptr()) }
+    }
+}
+
+/// By what the table by SPI is hashed: of destination, SPI and protocol, however many chains
+/// there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SpiHash(pub u32);
+
+impl SpiHash {
+    /// Computes it. Any context. Mirrors `xfrm_spi_hash()`.
+    pub fn of(id: &Id) -> Self {
+        // SAFETY: The address is read only, and has the layout of `xfrm_address_t`.
+        Self(unsafe {
+            raw::xfrm_next_spi_hash(
+                (&raw const id.daddr).cast(),
+                u32::from_ne_bytes(id.spi),
+                id.proto,
+                id.family,
+            )
+        })
     }
 }
 
