@@ -4,7 +4,10 @@
 //!
 //! Every slave holds every SA that is ours. A slave that can't isn't let in.
 
-use super::verdict;
+use super::{
+    members::{Member, Members},
+    verdict,
+};
 use crate::{
     net::{bonding::Bond, device::Esp, not_supported, Device, ExtAck},
     xfrm::offload::{
@@ -14,44 +17,46 @@ use crate::{
     },
 };
 use core::fmt;
-use kernel::{prelude::*, sync::aref::ARef};
+use kernel::{prelude::*, sync::Arc};
 
 /// What is known of one bond.
 pub struct Lag {
+    members: Arc<Members>,
     slaves: KVec<Slave>,
     /// What the bond did of ESP when we last looked.
     pub esp: Esp,
 }
 
 struct Slave {
-    device: ARef<Device>,
+    member: Member,
     /// It isn't linked any more, but may still send.
     leaving: bool,
 }
 
 impl Lag {
-    /// Makes one without slaves.
-    pub fn new() -> Self {
+    /// Makes one without slaves, of which the members are to be told.
+    pub fn new(members: &Arc<Members>) -> Self {
         Self {
+            members: members.clone(),
             slaves: KVec::new(),
             esp: Esp::NONE,
         }
     }
 
-    /// Notes a slave that is there.
-    pub fn note(&mut self, slave: &Device) -> Result {
-        let device = slave.into();
+    /// Notes a slave of the bond that is there.
+    pub fn note(&mut self, bond: &Device, slave: &Device) -> Result {
+        let member = self.members.add(bond, slave)?;
         let leaving = false;
-        Ok(self.slaves.push(Slave { device, leaving }, GFP_KERNEL)?)
+        Ok(self.slaves.push(Slave { member, leaving }, GFP_KERNEL)?)
     }
 
     /// Returns the slaves, also those that are leaving.
     pub fn slaves(&self) -> impl Iterator<Item = &Device> {
-        self.slaves.iter().map(|slave| &*slave.device)
+        self.slaves.iter().map(|slave| &**slave.member.device())
     }
 
     fn forget(&mut self, slave: &Device) {
-        self.slaves.retain(|other| !other.device.is(slave));
+        self.slaves.retain(|other| !other.member.device().is(slave));
     }
 }
 
@@ -148,11 +153,12 @@ pub fn check(lag: &mut Locked<'_, Lag>, slave: &Device, esp: Esp) -> Result<(), 
 /// Fails with what its driver says.
 pub fn join(
     lag: &mut Locked<'_, Lag>,
+    bond: &Device,
     slave: &Device,
     esp: Esp,
     extack: &mut ExtAck<'_>,
 ) -> Result {
-    lag.data().note(slave)?;
+    lag.data().note(bond, slave)?;
     let result = lag
         .sas()
         .try_for_each(|mut sa| install(&mut sa, slave, esp, extack));
@@ -171,7 +177,7 @@ fn part(lag: &mut Locked<'_, Lag>, slave: &Device) {
 /// Remembers that a slave is no longer linked.
 pub fn leave(lag: &mut Locked<'_, Lag>, slave: &Device) {
     for other in &mut lag.data().slaves {
-        other.leaving |= other.device.is(slave);
+        other.leaving |= other.member.device().is(slave);
     }
 }
 
@@ -181,8 +187,10 @@ pub fn sweep(lag: &mut Locked<'_, Lag>, only: Option<&Device>) {
     loop {
         let wanted = |slave: &Device| only.is_none_or(|only| only.is(slave));
         let slaves = &lag.data().slaves;
-        let gone = slaves.iter().find(|s| s.leaving && wanted(&s.device));
-        let Some(gone) = gone.map(|slave| slave.device.clone()) else {
+        let gone = slaves
+            .iter()
+            .find(|s| s.leaving && wanted(s.member.device()));
+        let Some(gone) = gone.map(|slave| slave.member.device().clone()) else {
             return;
         };
         part(lag, &gone);

@@ -13,13 +13,14 @@
 //! flushed. Mode and hash can change without an event, so they are read again
 //! wherever it matters.
 //!
-//! Locks, outermost first: RTNL -> that of [`Bonds`]; these, or `xfrm_cfg_mutex` ->
-//! that of the bond -> that of the SA's replica -> the drivers'.
+//! Locks, outermost first: RTNL or `xfrm_cfg_mutex` -> that of the bond -> that of the SA's
+//! replica -> the drivers'. Under those of [`Uppers`] and [`Members`] nothing is locked.
 
 #![forbid(unsafe_code)]
 
 mod features;
 mod lag;
+mod members;
 mod show;
 mod verdict;
 
@@ -30,18 +31,11 @@ use crate::{
         notifier::{Event, Registration, Watch},
         warn_ratelimited, Device, ExtAck, RcuBarrier, Rtnl, TextBarrier,
     },
-    xfrm::offload::{takeover::Takeover, upper::Upper, upper_calls::Exit},
+    xfrm::offload::{upper::Upper, upper_calls, uppers::Uppers},
 };
-use kernel::{
-    debugfs, new_mutex,
-    prelude::*,
-    sync::{
-        atomic::{ordering, Atomic},
-        Arc, Mutex,
-    },
-    time::{delay::fsleep, Delta},
-};
+use kernel::{debugfs, prelude::*, sync::Arc};
 use lag::Lag;
+use members::Members;
 use show::Shown;
 
 /// Offloading for bonds; dropping it gives them back to their driver.
@@ -55,7 +49,7 @@ pub struct Service {
     _closing: Closing,
     #[pin]
     notifier: Registration<Watcher>,
-    _exit: Arc<Exit<Lag>>,
+    _bonds: Arc<Uppers<Lag>>,
     _freed: RcuBarrier,
 }
 
@@ -63,18 +57,15 @@ impl Service {
     /// Takes over all bonds that are and will be. Takes RTNL.
     pub fn new(text: Arc<TextBarrier>) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            let exit = Exit::new(text)?;
-            let bonds = Arc::pin_init(Bonds::new(exit.clone()), GFP_KERNEL)?;
-            let shown = Shown(bonds.clone());
-            let watcher = Watcher(bonds.clone());
-            let closing = Closing(bonds);
+            let bonds = upper_calls::uppers(text)?;
+            let members = Members::new()?;
             let directory = debugfs::Dir::new(c"xfrm_next");
             Ok(try_pin_init!(Self {
                 _freed: RcuBarrier,
-                _exit: exit,
-                _closing: closing,
-                notifier <- Registration::new(watcher),
-                shown <- directory.read_only_file(c"lag", shown),
+                _bonds: bonds.clone(),
+                _closing: Closing(bonds.clone()),
+                notifier <- Registration::new(Watcher { bonds: bonds.clone(), members }),
+                shown <- directory.read_only_file(c"lag", Shown(bonds)),
                 _directory: directory.clone(),
             }))
         })
@@ -82,87 +73,19 @@ impl Service {
 }
 
 /// Gives all bonds back when it is dropped, and takes none any more.
-struct Closing(Arc<Bonds>);
+struct Closing(Arc<Uppers<Lag>>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        while !self.0.close(&Rtnl::lock()) {
-            // An SA is on its way to where it can be flushed.
-            fsleep(Delta::from_millis(10));
-        }
-    }
-}
-
-/// The bonds that have been taken over.
-#[pin_data]
-struct Bonds {
-    #[pin]
-    list: Mutex<KVec<Takeover<Lag>>>,
-    closed: Atomic<bool>,
-    exit: Arc<Exit<Lag>>,
-}
-
-impl Bonds {
-    fn new(exit: Arc<Exit<Lag>>) -> impl PinInit<Self> {
-        pin_init!(Self {
-            list <- new_mutex!(KVec::new(), "xfrm_next_bonds"),
-            closed: Atomic::new(false),
-            exit,
-        })
-    }
-
-    /// Takes no more bonds, and gives those back that have no SAs; whether that were all.
-    fn close(&self, rtnl: &Rtnl) -> bool {
-        self.closed.store(true, ordering::Relaxed);
-        let all: usize = self.list.lock().len();
-        for _ in 0..all {
-            let oldest = self.list.lock().remove(0);
-            // As in `give_back`.
-            if let Ok(Err(busy)) = oldest.map(|taken| taken.give_back(rtnl)) {
-                let _ = self.list.lock().push_within_capacity(busy);
-            }
-        }
-        self.list.lock().is_empty()
-    }
-
-    fn find(&self, device: &Device) -> Option<Arc<Upper<Lag>>> {
-        let list = self.list.lock();
-        let mut all = list.iter().map(Takeover::upper);
-        all.find(|upper| upper.device().is(device)).cloned()
-    }
-
-    /// Takes a bond over, with the slaves that it has.
-    fn take(&self, rtnl: &Rtnl, bond: Bond<'_>) -> Result {
-        let device = bond.device();
-        let mut list = self.list.lock();
-        let known = list.iter().any(|taken| taken.upper().device().is(device));
-        if known || self.closed.load(ordering::Relaxed) {
-            return Ok(());
-        }
-        list.reserve(1, GFP_KERNEL)?;
-        let mut lag = Lag::new();
-        rtnl.lowers(device).try_for_each(|slave| lag.note(slave))?;
-        list.push(Takeover::new(&self.exit, bond, lag, rtnl)?, GFP_KERNEL)?;
-        Ok(())
-    }
-
-    /// Gives a bond back that is about to go, as soon as it has no SAs.
-    fn give_back(&self, rtnl: &Rtnl, device: &Device) {
-        let taken = {
-            let mut list = self.list.lock();
-            let mut all = list.iter();
-            let index = all.position(|taken| taken.upper().device().is(device));
-            index.and_then(|index| list.remove(index).ok())
-        };
-        // There is room, since it was there before; nobody else adds under RTNL.
-        if let Some(Err(busy)) = taken.map(|taken| taken.give_back(rtnl)) {
-            let _ = self.list.lock().push_within_capacity(busy);
-        }
+        self.0.close();
     }
 }
 
 /// Follows what happens to bonds and slaves.
-struct Watcher(Arc<Bonds>);
+struct Watcher {
+    bonds: Arc<Uppers<Lag>>,
+    members: Arc<Members>,
+}
 
 impl Watch for Watcher {
     fn event(
@@ -179,20 +102,21 @@ impl Watch for Watcher {
                 }
             }
             Event::Goes => {
-                self.0.give_back(rtnl, device);
+                self.bonds.give_back(device, rtnl);
                 self.sweep(device);
             }
             Event::Down => self.sweep(device),
             Event::Changes => self.flush_unfit(rtnl, device),
             Event::Features => self.features(rtnl, device),
             Event::Joins(upper) => {
-                if let Some(bond) = self.0.find(upper) {
+                if let Some(bond) = self.find(upper) {
+                    self.sweep(device);
                     self.flush_unfit(rtnl, upper);
                     return self.joins(rtnl, &bond, device, extack);
                 }
             }
             Event::Leaves(upper) => {
-                if let Some(bond) = self.0.find(upper) {
+                if let Some(bond) = self.find(upper) {
                     lag::leave(&mut bond.lock(), device);
                 }
             }
@@ -204,7 +128,13 @@ impl Watch for Watcher {
 impl Watcher {
     fn appears(&self, rtnl: &Rtnl, bond: Bond<'_>) {
         let device = bond.device();
-        if let Err(e) = self.0.take(rtnl, bond) {
+        let lag = || {
+            let mut lag = Lag::new(&self.members);
+            let mut slaves = rtnl.lowers(device);
+            slaves.try_for_each(|slave| lag.note(device, slave))?;
+            Ok(lag)
+        };
+        if let Err(e) = self.bonds.take(bond, lag, rtnl) {
             let name = device.name(rtnl);
             return warn_ratelimited!("{name}: can't take over its IPsec offload: {e:?}\n");
         }
@@ -213,14 +143,19 @@ impl Watcher {
 
     /// Takes the SAs from a slave that has left, of whichever bond it was.
     fn sweep(&self, slave: &Device) {
-        for taken in self.0.list.lock().iter() {
-            lag::sweep(&mut taken.upper().lock(), Some(slave));
+        let bond = self.members.bond(slave);
+        if let Some(bond) = bond.and_then(|bond| self.bonds.find(bond)) {
+            lag::sweep(&mut bond.lock(), Some(slave));
         }
+    }
+
+    fn find(&self, device: &Device) -> Option<Arc<Upper<Lag>>> {
+        self.bonds.find(device.identity())
     }
 
     /// Flushes the SAs of a bond that can't have them on all slaves any more.
     fn flush_unfit(&self, rtnl: &Rtnl, device: &Device) {
-        let Some(bond) = self.0.find(device) else {
+        let Some(bond) = self.find(device) else {
             return;
         };
         let unfit = Bond::of(device).is_none_or(|bond| verdict::obstacle(bond).is_some());
@@ -230,13 +165,13 @@ impl Watcher {
     }
 
     fn features(&self, rtnl: &Rtnl, device: &Device) {
-        if let Some(bond) = self.0.find(device) {
+        if let Some(bond) = self.find(device) {
             // Bonding computes the features after a slave has stopped sending.
             lag::sweep(&mut bond.lock(), None);
             features::of_bond(rtnl, &bond);
             return self.flush_unfit(rtnl, device);
         }
-        let master = rtnl.master(device).and_then(|master| self.0.find(master));
+        let master = rtnl.master(device).and_then(|master| self.find(master));
         if let Some(bond) = master {
             features::of_slave(rtnl, &bond, device);
         }
@@ -256,11 +191,12 @@ impl Watcher {
             let mut lag = bond.lock();
             // The mode may have changed since, without an event.
             lag.data().esp = esp;
-            lag::sweep(&mut lag, Some(slave));
             match lag::check(&mut lag, slave, esp) {
-                Ok(()) => lag::join(&mut lag, slave, esp, extack).inspect_err(|_| {
-                    extack.set_weak(format_args!("The slave can't take the bond's SAs"));
-                }),
+                Ok(()) => {
+                    lag::join(&mut lag, bond.device(), slave, esp, extack).inspect_err(|_| {
+                        extack.set_weak(format_args!("The slave can't take the bond's SAs"));
+                    })
+                }
                 Err(misfit) => {
                     // The text is cut off at 80 characters.
                     extack.set(format_args!("Slave can't join ESP offload: {misfit}"));

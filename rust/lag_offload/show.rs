@@ -12,11 +12,11 @@
 //! handle SLAVE HANDLE
 //! ```
 
-use super::{lag::Lag, verdict, Bonds};
+use super::{lag::Lag, verdict};
 use crate::{
     net::{bonding::Bond, Rtnl},
     xfrm::{
-        offload::{lower::Sa, takeover::Takeover, upper::Upper},
+        offload::{lower::Sa, upper::Upper, uppers::Uppers},
         uapi,
     },
 };
@@ -24,14 +24,13 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kernel::{debugfs, fmt, sync::Arc};
 
 /// The contents of the file.
-pub struct Shown(pub(super) Arc<Bonds>);
+pub struct Shown(pub(super) Arc<Uppers<Lag>>);
 
 impl debugfs::Writer for Shown {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rtnl = Rtnl::lock();
-        let list = self.0.list.lock();
-        let mut all = list.iter().map(Takeover::upper);
-        all.try_for_each(|upper| bond(upper, &rtnl, f))
+        let mut bonds = self.0.iter(&rtnl);
+        bonds.try_for_each(|upper| bond(&upper, &rtnl, f))
     }
 }
 

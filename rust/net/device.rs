@@ -74,7 +74,12 @@ impl Device {
 
     /// Whether both are one device. Any context.
     pub fn is(&self, other: &Self) -> bool {
-        self.as_ptr() == other.as_ptr()
+        self.identity() == other.identity()
+    }
+
+    /// Returns what tells it from others. Any context.
+    pub fn identity(&self) -> Identity {
+        Identity(self.as_ptr().addr())
     }
 
     /// Returns the namespace that the device is in. It stays there under RTNL, which the
@@ -128,6 +133,21 @@ impl Device {
             raw::netdev_update_features(dev);
             raw::xfrm_next_netdev_unlock_ops(dev);
         }
+    }
+}
+
+/// What tells a device from all others that are there: another one may have it when that has
+/// gone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity(usize);
+
+impl Identity {
+    /// The first one in their order.
+    pub const FIRST: Self = Self(0);
+
+    /// Returns the next one in their order, which may be nobody's.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -78,25 +78,13 @@ pub trait Ops: Send + Unpin + Sized + 'static {
 ///
 /// # Invariants
 ///
-/// `ops` calls us, `original` is what the device's driver has set. It is in an
-/// [`Arc`]; while the device's operations are `ops`, there is a reference. It is
-/// given up when all who found them have called, or have left their critical
-/// section of RCU: [`Takeover::give_back`](super::takeover::Takeover::give_back) waits for
-/// both after it has exchanged them again.
-#[repr(C)]
+/// The SAs that are ours aren't freed before they have left it.
 #[pin_data]
 pub struct Upper<T: Ops> {
-    ops: raw::xfrmdev_ops,
-    pub(super) original: *const raw::xfrmdev_ops,
     device: ARef<Device>,
     #[pin]
     inner: Mutex<Inner<T>>,
 }
-
-// SAFETY: The tables of operations are only read.
-unsafe impl<T: Ops> Send for Upper<T> {}
-// SAFETY: As above; the rest is `Sync`.
-unsafe impl<T: Ops> Sync for Upper<T> {}
 
 /// What the lock protects.
 struct Inner<T> {
@@ -137,7 +125,7 @@ impl<T: Ops> Locked<'_, T> {
         self.0.sas.is_empty()
     }
 
-    /// Returns the data: what [`Takeover::new`](super::takeover::Takeover::new) was given.
+    /// Returns the data: what [`Uppers::take`](super::uppers::Uppers::take) was given.
     pub fn data(&mut self) -> &mut T {
         &mut self.0.data
     }
@@ -156,23 +144,14 @@ impl<T: Ops> Locked<'_, T> {
 }
 
 impl<T: Ops> Upper<T> {
-    /// Makes one, for [`Takeover`](super::takeover::Takeover) to put it in the place of
-    /// `original`. May sleep. Fails with `ENOMEM`.
-    pub(super) fn new(
-        device: &Device,
-        ops: raw::xfrmdev_ops,
-        original: *const raw::xfrmdev_ops,
-        data: T,
-    ) -> Result<Arc<Self>> {
+    /// Makes one, for [`Uppers`](super::uppers::Uppers). May sleep. Fails with `ENOMEM`.
+    pub(super) fn new(device: &Device, data: T) -> Result<Arc<Self>> {
         let inner = Inner {
             closed: false,
             sas: RBTree::new(),
             data,
         };
-        // INVARIANT: As its caller sees to.
         let this = pin_init!(Self {
-            ops,
-            original,
             device: ARef::from(device),
             inner <- new_mutex!(inner, "xfrm_next_upper"),
         });

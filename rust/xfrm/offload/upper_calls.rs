@@ -9,134 +9,28 @@
 use super::{
     lower::Sa,
     upper::{upper_priv, Ops, Upper},
+    uppers::{find, original, Sleeper, Uppers},
 };
 use crate::{
     net::{rcu::Held, Device, ExtAck, TextBarrier},
     raw,
 };
-use core::{marker::PhantomData, mem};
+use core::marker::PhantomData;
 use kernel::{
     error::from_result,
     ffi::{c_int, c_ulong},
     prelude::*,
-    sync::{
-        atomic::{ordering, Atomic},
-        rcu, Arc,
-    },
-    time::{delay::fsleep, Delta},
-    workqueue,
+    sync::{rcu, Arc},
 };
 
-/// Devices can be taken over while this is there, all with the same `T`. Waits, when it is
-/// dropped, until nobody is in our operations any more; whoever has taken a device over has
-/// given it back by then. Then, after the [`TextBarrier`], the text may go.
-pub struct Exit<T: Ops> {
-    _text: Arc<TextBarrier>,
-    _ops: PhantomData<T>,
-}
-
-/// Whether there is an [`Exit`].
-static TAKEN: Atomic<i32> = Atomic::new(0);
-
-impl<T: Ops> Exit<T> {
-    /// Makes one. May sleep. Fails with `EBUSY` if there is one, or `ENOMEM`.
-    pub fn new(text: Arc<TextBarrier>) -> Result<Arc<Self>> {
-        if TAKEN.xchg(1, ordering::Full) != 0 {
-            return Err(EBUSY);
-        }
-        let this = Self {
-            _text: text,
-            _ops: PhantomData,
-        };
-        Ok(Arc::new(this, GFP_KERNEL)?)
-    }
-}
-
-impl<T: Ops> Drop for Exit<T> {
-    fn drop(&mut self) {
-        // Who has read the operations before they were exchanged, or doesn't
-        // sleep in them, is done; or sleeps there, and is counted.
-        drop(TextBarrier);
-        while SLEEPERS.load(ordering::Acquire) != 0 {
-            fsleep(Delta::from_millis(1));
-        }
-        TAKEN.store(0, ordering::Release);
-    }
-}
-
-/// How many calls there are of operations that may sleep.
-static SLEEPERS: Atomic<i32> = Atomic::new(0);
-
-struct Sleeper;
-
-impl Sleeper {
-    fn new() -> Self {
-        SLEEPERS.add(1, ordering::Relaxed);
-        Self
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        SLEEPERS.fetch_sub(1, ordering::Release);
-    }
-}
-
-/// Gives a reference up when whoever has found it by operations that aren't the device's
-/// any more is done: under RCU, or as a task that doesn't sleep between reading the
-/// operations and calling. May sleep, but doesn't wait if there is memory to do it later.
-pub(super) fn drop_later<T: Send + Sync + 'static>(this: Arc<T>) {
-    let wait = || {
-        // SAFETY: Both may be called wherever one may sleep.
-        unsafe {
-            raw::xfrm_next_synchronize_rcu();
-            raw::xfrm_next_synchronize_rcu_tasks();
-        }
-    };
-    let (same, sleeper) = (this.clone(), Sleeper::new());
-    let later = workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
-        wait();
-        drop(same);
-        drop(sleeper);
-    });
-    if later.is_err() {
-        wait();
-    }
-    drop(this);
-}
-
-/// Returns what has been taken over, if the device's operations are ours.
-fn find<'a, T: Ops>(device: &Device, rcu: &'a rcu::Guard) -> Option<&'a Upper<T>> {
-    upper(current(device), rcu)
-}
-
-/// Returns what these operations are the first field of, if they are ours.
-fn upper<T: Ops>(ops: *const raw::xfrmdev_ops, _rcu: &rcu::Guard) -> Option<&Upper<T>> {
-    // SAFETY: Null, or operations that stay while we are under RCU. Ours are the
-    // only ones that know of lower devices (`Takeover::new`), and have one `T` (`Exit`).
-    unsafe {
-        ops.as_ref()?.xdo_dev_state_lower_handle?;
-        ops.cast::<Upper<T>>().as_ref()
-    }
-}
-
-fn current(device: &Device) -> *const raw::xfrmdev_ops {
-    // SAFETY: The device is valid, and the pointer is written at once.
-    unsafe { (&raw const (*device.as_ptr()).xfrmdev_ops).read_volatile() }
-}
-
-/// Returns the operations of the device's own driver.
-fn original<T: Ops>(device: &Device) -> &raw::xfrmdev_ops {
-    let rcu = rcu::read_lock();
-    let ops = current(device);
-    let ops = upper::<T>(ops, &rcu).map_or(ops, |this| this.original);
-    // SAFETY: What the driver has set stays as long as the device does; there are
-    // operations, since we have been called.
-    unsafe { &*ops }
+/// Makes what devices can be taken over by, all with the same `T`. May sleep. Fails with `EBUSY` if
+/// there is one, or `ENOMEM`.
+pub fn uppers<T: Ops>(text: Arc<TextBarrier>) -> Result<Arc<Uppers<T>>> {
+    Uppers::new(Callbacks::<T>::table, text)
 }
 
 /// The functions that the kernel calls.
-pub(super) struct Callbacks<T: Ops>(PhantomData<T>);
+struct Callbacks<T: Ops>(PhantomData<T>);
 
 impl<T: Ops> Callbacks<T> {
     const TABLE: raw::xfrmdev_ops = raw::xfrmdev_ops {
@@ -154,7 +48,7 @@ impl<T: Ops> Callbacks<T> {
     };
 
     /// Returns ours, but for policies.
-    pub(super) fn table(theirs: &raw::xfrmdev_ops) -> raw::xfrmdev_ops {
+    fn table(theirs: &raw::xfrmdev_ops) -> raw::xfrmdev_ops {
         raw::xfrmdev_ops {
             xdo_dev_policy_add: theirs.xdo_dev_policy_add,
             xdo_dev_policy_delete: theirs.xdo_dev_policy_delete,
@@ -171,7 +65,7 @@ impl<T: Ops> Callbacks<T> {
         x: *mut raw::xfrm_state,
         extack: *mut raw::netlink_ext_ack,
     ) -> c_int {
-        let _sleeper = Sleeper::new();
+        let sleeper = Sleeper::new();
         // SAFETY: The kernel's arguments are valid during the call.
         let (device, sa, mut ack) = unsafe {
             (
@@ -180,14 +74,11 @@ impl<T: Ops> Callbacks<T> {
                 ExtAck::from_raw(extack),
             )
         };
-        // SAFETY: By its type invariant it is in an `Arc` that has a reference as
-        // long as we are under RCU.
-        let this = find::<T>(device, &rcu::read_lock()).map(|this| unsafe { arc(this) });
-
         from_result(|| {
-            let ours = this.map_or(Ok(false), |this| this.add(sa, &mut ack))?;
-            let theirs = original::<T>(device).xdo_dev_state_add;
-            Ok(match theirs {
+            // SAFETY: This is one of our operations.
+            let (this, theirs) = unsafe { (find(device, &sleeper), original::<T>(device)) };
+            let ours = this.map_or(Ok(false), |this: Arc<Upper<T>>| this.add(sa, &mut ack))?;
+            Ok(match theirs.xdo_dev_state_add {
                 // SAFETY: As we are called.
                 Some(add) if !ours => unsafe { add(dev, x, extack) },
                 _ => 0,
@@ -205,9 +96,11 @@ impl<T: Ops> Callbacks<T> {
         if let Some(replica) = upper_priv(sa).read(&rcu::read_lock()) {
             return replica.delete();
         }
-        if let Some(delete) = original::<T>(device).xdo_dev_state_delete {
-            // SAFETY: As we are called.
-            unsafe { delete(dev, x) }
+        // SAFETY: This is one of our operations, and as it is called.
+        unsafe {
+            if let Some(delete) = original::<T>(device).xdo_dev_state_delete {
+                delete(dev, x);
+            }
         }
     }
 
@@ -215,19 +108,20 @@ impl<T: Ops> Callbacks<T> {
     ///
     /// For the kernel, as the header says.
     unsafe extern "C" fn free(dev: *mut raw::net_device, x: *mut raw::xfrm_state) {
-        let _sleeper = Sleeper::new();
+        let sleeper = Sleeper::new();
         // SAFETY: The kernel's arguments are valid during the call.
         let (device, sa) = unsafe { (Device::from_raw(dev), Sa::from_raw(x)) };
 
-        if !upper_priv(sa).is_empty() {
-            // SAFETY: As in `add`. A device isn't given back before its SAs.
-            let this = find::<T>(device, &rcu::read_lock()).map(|this| unsafe { arc(this) });
-            if let Some(this) = this {
-                this.release(sa);
+        // SAFETY: This is one of our operations, and as it is called.
+        unsafe {
+            if !upper_priv(sa).is_empty() {
+                // A device isn't given back before its SAs.
+                if let Some(this) = find::<T>(device, &sleeper) {
+                    this.release(sa);
+                }
+            } else if let Some(free) = original::<T>(device).xdo_dev_state_free {
+                free(dev, x);
             }
-        } else if let Some(free) = original::<T>(device).xdo_dev_state_free {
-            // SAFETY: As we are called.
-            unsafe { free(dev, x) }
         }
     }
 
@@ -246,10 +140,10 @@ impl<T: Ops> Callbacks<T> {
         if sa.is_dead() {
             return false;
         }
-        match original::<T>(device).xdo_dev_offload_ok {
-            // SAFETY: As we are called.
-            Some(ok) => unsafe { ok(skb, x) },
-            None => true,
+        // SAFETY: This is one of our operations, and as it is called.
+        unsafe {
+            let ok = original::<T>(device).xdo_dev_offload_ok;
+            ok.is_none_or(|ok| ok(skb, x))
         }
     }
 
@@ -259,7 +153,8 @@ impl<T: Ops> Callbacks<T> {
     unsafe extern "C" fn advance_esn(x: *mut raw::xfrm_state) {
         // SAFETY: The kernel's arguments are valid during the call.
         if let Some((device, sa)) = unsafe { offloaded(x) } {
-            let theirs = original::<T>(device).xdo_dev_state_advance_esn;
+            // SAFETY: This is one of our operations.
+            let theirs = unsafe { original::<T>(device) }.xdo_dev_state_advance_esn;
             // None of ours has such numbers.
             if let (Some(advance), true) = (theirs, is_theirs(sa)) {
                 // SAFETY: As we are called.
@@ -276,7 +171,8 @@ impl<T: Ops> Callbacks<T> {
         let _rcu = rcu::read_lock();
         // SAFETY: The kernel's arguments are valid during the call.
         if let Some((device, sa)) = unsafe { offloaded(x) } {
-            let theirs = original::<T>(device).xdo_dev_state_update_stats;
+            // SAFETY: This is one of our operations.
+            let theirs = unsafe { original::<T>(device) }.xdo_dev_state_update_stats;
             // Packets of ours are counted by the kernel.
             if let (Some(update), true) = (theirs, is_theirs(sa)) {
                 // SAFETY: As we are called.
@@ -320,15 +216,4 @@ unsafe fn offloaded<'a>(x: *mut raw::xfrm_state) -> Option<(&'a Device, &'a Sa)>
         let dev = (&raw const (*x).xso.dev).read_volatile();
         (!dev.is_null()).then(|| (Device::from_raw(dev), Sa::from_raw(x)))
     }
-}
-
-/// Takes a reference.
-///
-/// # Safety
-///
-/// `this` must be in an `Arc` that has a reference.
-unsafe fn arc<T: Ops>(this: &Upper<T>) -> Arc<Upper<T>> {
-    // SAFETY: The caller promises it; the borrowed reference isn't given up.
-    let borrowed = mem::ManuallyDrop::new(unsafe { Arc::from_raw(this) });
-    Arc::clone(&borrowed)
 }
