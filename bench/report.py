@@ -272,6 +272,20 @@ def spis(report):
     report.plot("spi", "What an SPI costs, by number of SAs", draw)
 
 
+def shared(report):
+    """The costs of an SPI that others have, by (SAs, whether in one chain)."""
+    rows = report.results.where("shared")
+    columns = sorted({(r["sas"], r["in_one_chain"]) for r in rows})
+    if not rows:
+        return
+    kinds = [("kernel", C, 2)] + [(f"module, scope {n}", RUST, n) for n in range(3)]
+    report.table("ALLOCSPI, inbound, of one SPI that so many outbound SAs have: given in scopes 0 "
+                 "and 1, else refused",
+                 ["instructions", *(f"{n:,}" + ", in one chain" * chain for n, chain in columns)],
+                 [(text, *(f"{report.results.one('shared', who=who, scope=scope, sas=n, in_one_chain=chain)['median']:,}"
+                           for n, chain in columns)) for text, who, scope in kinds])
+
+
 def packets(report):
     results, rows = report.results, []
     for r in results.where("packet", who=C):
@@ -352,6 +366,13 @@ def goals(report):
         goal("NEWSA and DELSA, with the module to without",
              max(spis["new_and_delete", RUST, sas] / spis["new_and_delete", C, sas]
                  for sas in (fewest, most)), 1.03)
+    shared_ = {(r["scope"], r["in_one_chain"], r["sas"]): r["median"]
+               for r in results.where("shared", who=RUST)}
+    if shared_:
+        fewest, most = (f(n for _, _, n in shared_) for f in (min, max))
+        goal("an SPI that all SAs have, most to fewest, in the worst scope and place",
+             max(shared_[scope, chain, most] / shared_[scope, chain, fewest]
+                 for scope, chain, n in shared_ if n == most), 1.1)
     packets = [results.one("packet", who=RUST, op=r["op"], kind=r["kind"])["median"] / r["median"]
                for r in results.where("packet", who=C)]
     if packets:
@@ -427,7 +448,7 @@ def main():
     report = Report(results, docs)
     for text, *chapters in ((INTRODUCTION, goals), (MIGRATION, alternatives, migrations),
                             (BREAKDOWN, breakdown), (WHOLE_COSTS, whole_costs),
-                            ("## An SPI", spis), (PACKETS, packets),
+                            ("## An SPI", spis, shared), (PACKETS, packets),
                             (HANDLES, resolution), (LOSSES, losses)):
         report.say(text)
         for chapter in chapters:

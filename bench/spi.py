@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """What an SPI costs, in guest instructions, with so many other SAs there.
 
-    scripts/vm --icount --memory 2G --timeout 3000 -- bench/spi.py SAS...
+    scripts/vm --icount --memory 2G --timeout 3000 -- bench/spi.py [shared] SAS...
 
 From request to answer, with scope 2, which is what the kernel does without the
-module. The floor is a request for nothing.
+module. The floor is a request for nothing. "shared": all SAs have the wanted SPI, in
+each scope.
 """
 
 import errno
@@ -23,6 +24,7 @@ HERE, OTHER = "192.0.2.1", "192.0.2.9"
 COUNT, FEW = 40, 3
 WIDE, NARROW = (0x100000, 0xfffffff), (0x10000, 0x100ff)
 FULL = 0x100, 0x1ff         # has the SPIs of the first 256 SAs
+SHARED = 0x1000
 
 
 class Jobs(measure.Requests):
@@ -83,11 +85,50 @@ def by(who, ns):
         measure.result(jobs.kept(), op="kept", **what)
 
 
+def share(ns, count, in_one_chain):
+    """Adds outbound SAs of one SPI."""
+    for n in range(1, count + 1):
+        to = spi.in_one_chain(n, SHARED) if in_one_chain else f"11.{n >> 16}.{n >> 8 & 255}.{n & 255}"
+        sa = SA(HERE, to, SHARED, reqid=n).but({"SA_DIR": b"\2"})
+        ns.xfrm.send(ns.xfrm.message(xfrm.NEWSA, sa.pack(), CREATE).pack())
+    assert ns.xfrm.count() == count and not ns.xfrm.pending()
+
+
+def by_sharing(who, ns, **what):
+    """Asks for the SPI that they have: C does as scope 2."""
+    with Jobs(ns) as jobs:
+        for scope in (0, 1, 2) if who == measure.RUST else (2,):
+            if who == measure.RUST:
+                spi.scope(ns, scope)
+                jobs.wide()
+            refused = scope == 2
+            costs = []
+            for _ in range(FEW):
+                cost, _ = jobs.alloc((SHARED, SHARED), errno.ENOENT if refused else 0)
+                costs.append(cost)
+                if not refused:
+                    jobs.delete(SHARED)
+            measure.result(costs, bench="shared", who=who, scope=scope, **what)
+
+
+def shared(counts):
+    for count in counts:
+        for in_one_chain in False, True:
+            with Netns() as ns:
+                spi.patient(ns)
+                share(ns, count, in_one_chain)
+                measure.each_handler(lambda who: by_sharing(who, ns, sas=count,
+                                                            in_one_chain=in_one_chain))
+                ns.xfrm.flush()
+
+
 def main():
     with Netns() as ns:
         spi.patient(ns)
         ns.xfrm.new(SA(HERE, OTHER, 1))     # what is needed has been loaded
     measure.quiet()
+    if sys.argv[1] == "shared":
+        return shared(map(int, sys.argv[2:]))
     for count in map(int, sys.argv[1:]):
         with Netns() as ns:
             measure.fill(ns, count)

@@ -50,7 +50,7 @@ impl Key {
     fn tree(&self) -> usize {
         // 2^64 divided by the golden ratio: the upper bits of the product are
         // spread well, however the SPIs were chosen.
-        ((self.head >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TREES_BITS)) as usize
+        (self.head.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TREES_BITS)) as usize
     }
 }
 
@@ -64,7 +64,7 @@ impl Seen {
     }
 }
 
-/// In how many trees the keys are, by SPI and protocol, so that few steps lead to one:
+/// In how many trees the keys are, by their heads, so that few steps lead to one:
 /// 8 KiB for each namespace that needs the index.
 const TREES: usize = 1 << TREES_BITS;
 const TREES_BITS: u32 = 10;
@@ -154,14 +154,17 @@ impl Index {
     /// and has another destination. All arrivals must have been read, with the table
     /// locked since.
     pub fn first(&self, rule: Rule, wanted: &Id) -> Option<Seen> {
-        if !rule.looks_beyond_destination() {
-            return None;
-        }
-        let first = Key::new(wanted, false, 0);
-        let end = Key::new(wanted, rule == Rule::Namespace, u32::MAX);
-        let cursor = self.trees.get(first.tree())?.cursor_lower_bound(&first)?;
-        let key = *cursor.current().0;
-        (key <= end).then_some(Seen(key))
+        let marked: &[bool] = match rule {
+            Rule::Destination => &[],
+            Rule::Inbound => &[false],
+            Rule::Namespace => &[false, true],
+        };
+        marked.iter().find_map(|&outbound| {
+            let first = Key::new(wanted, outbound, 0);
+            let cursor = self.trees.get(first.tree())?.cursor_lower_bound(&first)?;
+            let key = *cursor.current().0;
+            (key.head == first.head).then_some(Seen(key))
+        })
     }
 
     /// Forgets a chain in which there is no such SA any more. `chains` is that of the table when

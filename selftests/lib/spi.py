@@ -16,11 +16,24 @@ NO_SPI = 2, "No SPI available in the requested range"
 SCOPE = "xfrm_next/spi_scope"
 SADB_GETSPI, SADB_FLUSH, SATYPE_ESP = 1, 9, 3
 EXT_SRC, EXT_DST, EXT_RANGE = 5, 6, 16
+# For a table of so many chains and fewer.
+CHAINS_BITS = 17
 
 
 def patient(ns):
     """Lets larval SAs live on a machine that is slow, too."""
     ns.sysctl("core/xfrm_acq_expires", 3600)
+
+
+def in_one_chain(n, spi):
+    """The n-th address whose SAs with this SPI are all in one chain of the kernel's table:
+    __xfrm_spi_hash() has no key."""
+    h = n << CHAINS_BITS
+    for bit in range(CHAINS_BITS - 1, -1, -1):
+        h |= ((h >> bit + 10 ^ h >> bit + 20) & 1) << bit
+    # The hash takes the SPI as it is in memory, the address as a number.
+    network_order, = struct.unpack("=I", struct.pack(">I", spi))
+    return socket.inet_ntoa(struct.pack(">I", h ^ network_order))
 
 
 @contextlib.contextmanager
