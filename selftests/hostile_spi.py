@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""SPIs that a user of namespaces of their own makes dear: others don't wait for it.
+
+SAS=N in the environment: of how many SAs.
+"""
+
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+from lib import handler, hostile, ktap, spi, xfrm
+from lib.handler import BRIEF, DEBUG, NEITHER, SOAK
+from lib.hostile import compared
+from lib.ktap import equal, true
+from lib.netlink import CREATE, EXCL, REQUEST, Message
+from lib.spi import in_one_chain, larval, request
+from lib.xfrm import DIR_IN, DIR_OUT, SA, Xfrm
+
+SAS = int(os.environ.get("SAS", 500 if BRIEF else 50000 if SOAK and not DEBUG else 2000))
+SPI, OTHER, FREE = 0x1000, 0x2000, 0x3000
+HERE, PEER = "10.9.9.9", "10.8.8.8"
+NEW = CREATE | EXCL
+NULL = {"ALG_CRYPT": struct.pack("=64sI", b"ecb(cipher_null)", 0),
+        "ALG_AUTH": struct.pack("=64sI", b"digest_null", 0)}
+
+
+def spread(n, _spi):
+    return socket.inet_ntoa(struct.pack(">I", 0x0b000000 + n))
+
+
+def each(nl, kind, bodies, flags=0):
+    """Only failures are answered."""
+    for start in range(0, len(bodies), 500):
+        nl.send(b"".join(Message(kind, REQUEST | flags, 0, 0, body).pack()
+                         for body in bodies[start:start + 500]))
+        equal(nl.pending(), [], "failures")
+
+
+def same_spi(address, direction, spi_, count):
+    return [SA(HERE, address(n, spi_), spi_, mode=xfrm.TRANSPORT, attrs=NULL)
+            .but({"SA_DIR": bytes([direction])}) for n in range(1, count + 1)]
+
+
+def ask(nl, spi_, n):
+    """How long it takes to ask for an SPI to receive by, which is given back."""
+    start = time.monotonic()
+    got = request(nl, larval(PEER, spi_, spi_, src=HERE, direction=DIR_IN, reqid=n))
+    took = time.monotonic() - start
+    if not got.errno:
+        nl.delete(SA(HERE, PEER, spi_))
+    return took
+
+
+def shared(address, direction):
+    """Asks for an SPI that all these SAs have; then for that of half of them, which have gone,
+    while the others are in their chain."""
+    def act():
+        takes = {}
+        with Xfrm() as nl:
+            each(nl, xfrm.NEWSA, [sa.pack() for sa in same_spi(address, direction, SPI, SAS)], NEW)
+            ask(nl, FREE, 0)
+            takes["the SPI of all"] = min(ask(nl, SPI, n) for n in range(1, 6))
+            nl.flush()
+            gone = same_spi(address, direction, SPI, SAS // 2)
+            for half in gone, same_spi(address, direction, OTHER, SAS // 2):
+                each(nl, xfrm.NEWSA, [sa.pack() for sa in half], NEW)
+            ask(nl, FREE, 0)
+            each(nl, xfrm.DELSA, [sa.ident() for sa in gone])
+            takes["the SPI of half that have gone"] = max(ask(nl, SPI, n) for n in range(1, 6))
+        return takes
+    compared(act, hostile.rtnl, hostile.states, own=0.2 if DEBUG else 0.02)
+
+
+def outbound_in_one_chain():
+    shared(in_one_chain, DIR_OUT)
+
+
+def outbound_spread():
+    shared(spread, DIR_OUT)
+
+
+def inbound_in_one_chain():
+    shared(in_one_chain, DIR_IN)
+
+
+def memory():
+    """How many objects of the size of the index's there are."""
+    return sum(int(slab.read_text().split()[0])
+               for name in ("kmalloc-64", "kmalloc-cg-64")
+               if (slab := Path("/sys/kernel/slab", name, "objects")).exists())
+
+
+def memory_goes_with_the_sas():
+    """Without another request."""
+    if not Path("/sys/kernel/slab/kmalloc-64/objects").exists():
+        raise ktap.Skip("no SLUB_DEBUG")
+    with handler.module(), spi.namespace() as ns:
+        before = memory()
+        each(ns.xfrm, xfrm.NEWSA, [sa.pack() for sa in same_spi(spread, DIR_IN, SPI, SAS)], NEW)
+        ask(ns.xfrm, FREE, 0)
+        kept = memory() - before
+        true(kept > SAS / 2, f"{kept} objects for {SAS} SAs: where is the index?")
+        ns.xfrm.flush()
+        ktap.wait(lambda: memory() - before < SAS / 4, "it is given back", 60, ktap.Failed)
+
+
+if __name__ == "__main__":
+    ktap.main([outbound_in_one_chain, outbound_spread, inbound_in_one_chain]
+              + [memory_goes_with_the_sas] * (not DEBUG), handlers=(NEITHER,), load=False)
