@@ -3,11 +3,13 @@
 """Bonds with SAs while the module comes and goes."""
 
 import os
+import shutil
+import subprocess
 
 from lib import handler, ktap
 from lib.bond import ACTIVE_BACKUP, BOND, HERE, XOR, Bonded, out, sas
-from lib.handler import BRIEF, NEITHER
-from lib.ktap import equal
+from lib.handler import BRIEF, NEITHER, SOAK
+from lib.ktap import equal, true
 from lib.xfrm import SA
 from lag_members import traffic
 
@@ -98,6 +100,28 @@ def vlan_above():
             load()
 
 
+def shown_while_it_comes_and_goes():
+    """xfrm-next lag show has something to read, or says that there is no list."""
+    if not shutil.which("xfrm-next"):
+        raise ktap.Skip("no xfrm-next in PATH")
+    shows = """while :; do
+        xfrm-next lag show 2>&1 || :
+        echo .
+    done"""
+    with handler.module(), Bonded() as lag, lag.a.inside():
+        with subprocess.Popen(["bash", "-c", shows], stdout=subprocess.PIPE, text=True) as shell:
+            for _ in range(10 if SOAK else 2):
+                unload()
+                load()
+            shell.kill()
+            said = shell.stdout.read().split("\n")
+        print(f"# shown {said.count('.')} times")
+        texts = {line for line in said if line.startswith("Cannot")}
+        true(all("No such file" in text for text in texts), f"{texts}")
+        true(any(BOND in line for line in said), "the bond was never shown")
+
+
 if __name__ == "__main__":
-    ktap.main([unloaded_under_traffic, loaded_over_sas_of_the_driver]
+    ktap.main([unloaded_under_traffic, loaded_over_sas_of_the_driver,
+               shown_while_it_comes_and_goes]
               + [active_backup] * (not BRIEF) + [vlan_above], handlers=(NEITHER,), load=False)

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `lag show`: the bonds of this network namespace, and their SAs.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+use std::{fs, io, thread};
+
+use rustix::io::Errno;
 
 use super::Command;
 use crate::args::{Args, Once};
@@ -30,7 +33,7 @@ patches, and debugfs.
 
 fn run(mut args: Args<'_>, output: &mut Output<'_>, _links: &dyn Links) -> Result<u8> {
     let dev = parse(&mut args)?;
-    let text = fs::read_to_string(FILE).map_err(Error::system("Cannot read the module's list"))?;
+    let text = read().map_err(Error::system("Cannot read the module's list"))?;
     let netns = fs::metadata("/proc/self/ns/net")
         .map_err(Error::system("Cannot name the network namespace"))?
         .ino();
@@ -40,6 +43,20 @@ fn run(mut args: Args<'_>, output: &mut Output<'_>, _links: &dyn Links) -> Resul
     }
     output.put(&report)?;
     Ok(SUCCESS)
+}
+
+/// Reads the list. While the module is unloaded or loaded, debugfs fails with EIO for a moment.
+fn read() -> io::Result<String> {
+    let mut tries = 100;
+    loop {
+        match fs::read_to_string(FILE) {
+            Err(e) if e.raw_os_error() == Some(Errno::IO.raw_os_error()) && tries > 0 => {
+                tries -= 1;
+                thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn parse<'a>(args: &mut Args<'a>) -> Result<Option<&'a str>> {
