@@ -48,9 +48,10 @@ impl Key {
 
     /// In which tree it is.
     fn tree(&self) -> usize {
-        // 2^64 divided by the golden ratio: the upper bits of the product are
-        // spread well, however the SPIs were chosen.
-        (self.head.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TREES_BITS)) as usize
+        // 2^64 divided by the golden ratio: the upper bits of the product are spread well, if
+        // SPIs are in the lower half.
+        let head = self.head.rotate_left(32);
+        (head.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TREES_BITS)) as usize
     }
 }
 
@@ -74,13 +75,16 @@ const SLACK: usize = 64;
 /// How many SAs are read with the tables locked, if that needs no memory.
 const AT_ONCE: usize = 64;
 
+/// Memory for a key.
+type Room = RBTreeNodeReservation<Key, ()>;
+
 /// What has been seen in one namespace: 64 bytes for each SA that has been read, at most.
 pub struct Index {
     /// All keys, or no trees before there was something to be read.
     trees: KVVec<RBTree<Key, ()>>,
     len: usize,
     /// Memory for the next one, whose tree is there.
-    spare: Option<RBTreeNodeReservation<Key, ()>>,
+    spare: Option<Room>,
 }
 
 impl Index {
@@ -133,14 +137,13 @@ impl Index {
     }
 
     /// Adds the key of an SA; returns what isn't needed, because it is there.
-    fn add(
-        &mut self,
-        state: &State,
-        room: RBTreeNodeReservation<Key, ()>,
-    ) -> Option<RBTreeNodeReservation<Key, ()>> {
+    fn add(&mut self, state: &State, room: Room) -> Option<Room> {
         let id = state.id();
         let hash = SpiHash::of(&id).0.reverse_bits();
-        let key = Key::new(&id, state.dir() == SA_DIR_OUT, hash);
+        self.insert(Key::new(&id, state.dir() == SA_DIR_OUT, hash), room)
+    }
+
+    fn insert(&mut self, key: Key, room: Room) -> Option<Room> {
         let same = self.trees[key.tree()]
             .insert(room.into_node(key, ()))
             .map(|node| node.into_reservation());
@@ -180,9 +183,12 @@ impl Index {
             ..seen.0
         };
         let tree = &mut self.trees[first.tree()];
-        let mut cursor = tree.cursor_lower_bound_mut(&first);
-        while let Some(at) = cursor.filter(|at| *at.current().0 <= end) {
-            cursor = at.remove_current().0;
+        // What follows the last one of a tree is the one before.
+        while let Some(at) = tree.cursor_lower_bound_mut(&first) {
+            if *at.current().0 > end {
+                break;
+            }
+            at.remove_current();
             self.len -= 1;
             yield_cpu();
         }
@@ -200,11 +206,85 @@ impl Index {
         if self.len > 2 * states || states == 0 {
             self.len = 0;
             self.spare = None;
-            for tree in mem::take(&mut self.trees) {
-                drop(tree);
-                yield_cpu();
+            for mut tree in mem::take(&mut self.trees) {
+                while let Some(first) = tree.cursor_front_mut() {
+                    first.remove_current();
+                    yield_cpu();
+                }
             }
             arrivals.restart();
         }
+    }
+}
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(xfrm_next_index)]
+mod tests {
+    use super::*;
+    use crate::xfrm::uapi::IPPROTO_ESP;
+
+    fn id(spi: u32) -> Id {
+        Id {
+            spi: spi.to_be_bytes(),
+            proto: IPPROTO_ESP,
+            ..Id::default()
+        }
+    }
+
+    fn insert(index: &mut Index, id: &Id, outbound: bool, hash: u32) -> Result {
+        index.make_room()?;
+        let room = index.spare.take().ok_or(ENOMEM)?;
+        index.spare = index.insert(Key::new(id, outbound, hash.reverse_bits()), room);
+        Ok(())
+    }
+
+    fn first(index: &Index, rule: Rule, id: &Id) -> Option<u32> {
+        index.first(rule, id).map(|seen| seen.hash().0)
+    }
+
+    #[test]
+    fn one_chain_is_forgotten() -> Result {
+        const CHAINS: u32 = 7;
+        let tree = |id: &Id| Key::new(id, false, 0).tree();
+        let one = id(0x1000);
+        // Two that are in its tree, one on each side.
+        let mut others = (1..0x1000).rev().map(id);
+        let lower = others
+            .find(|other| tree(other) == tree(&one))
+            .ok_or(ENOENT)?;
+        let mut others = (0x1001..).map(id);
+        let higher = others
+            .find(|other| tree(other) == tree(&one))
+            .ok_or(ENOENT)?;
+
+        for which in [&[&lower][..], &[&higher], &[&lower, &higher], &[]] {
+            let mut index = Index::new();
+            for other in which {
+                insert(&mut index, other, false, 3)?;
+            }
+            // 3, 11 and 19 are in one chain of eight.
+            for hash in [3, 11, 19, 4] {
+                insert(&mut index, &one, false, hash)?;
+            }
+            insert(&mut index, &one, true, 3)?;
+            let before = index.len;
+            let seen = loop {
+                let seen = index.first(Rule::Inbound, &one).ok_or(ENOENT)?;
+                if seen.hash().0 & CHAINS == 3 {
+                    break seen;
+                }
+                index.forget(&seen, CHAINS);
+            };
+            index.forget(&seen, CHAINS);
+            assert!(before - index.len >= 3);
+            for other in which {
+                assert_eq!(first(&index, Rule::Inbound, other), Some(3));
+            }
+            assert!(first(&index, Rule::Inbound, &one).is_none_or(|hash| hash == 4));
+            // Outbound ones are known apart from others.
+            assert!(first(&index, Rule::Namespace, &one).is_some());
+            assert_eq!(first(&index, Rule::Destination, &one), None);
+        }
+        Ok(())
     }
 }

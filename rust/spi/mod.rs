@@ -104,7 +104,10 @@ impl Work for Known<'_> {
     const DELAY: Msecs = 10_000;
 
     fn run(&self) -> bool {
-        let mut index = self.index.lock();
+        // Who asks for an SPI may have it for long.
+        let Some(mut index) = self.index.try_lock() else {
+            return true;
+        };
         index.shrink(&self.arrivals);
         !index.is_empty()
     }
@@ -183,15 +186,9 @@ impl Allocator {
         let outcome = self.spis.with(net, |spis| {
             let mut index = spis.known.index.lock();
             let was_empty = index.is_empty();
-            let search = Search {
-                net,
-                state,
-                rule: Scope::new(spis.scope.get()).rule(dir),
-                dir,
-                index: &mut index,
-                arrivals: &spis.known.arrivals,
-                walks: false,
-            };
+            let rule = Scope::new(spis.scope.get()).rule(dir);
+            let arrivals = &spis.known.arrivals;
+            let search = Search::new(net, state, (rule, dir), &mut index, arrivals);
             let outcome = search.run(Candidates::new(range, entry::random()));
             if was_empty {
                 spis.known.ask();

@@ -62,26 +62,49 @@ impl From<bool> for Holder {
 
 /// How many candidates are tried with the tables locked.
 const AT_ONCE: usize = 16;
-/// How many SAs are looked at with the tables locked, and the rest of one chain.
+/// How many SAs are looked at with the tables locked, and the rest of two chains.
 const LOOKS: usize = 512;
 
 /// The search for one SA.
 pub struct Search<'a> {
-    pub net: &'a Namespace,
+    net: &'a Namespace,
     /// The SA, which is of this namespace, as the index and the arrivals are.
-    pub state: &'a State,
+    state: &'a State,
     /// Whom it may not share the SPI with.
-    pub rule: Rule,
+    rule: Rule,
     /// The direction that the SA gets with the SPI.
-    pub dir: Option<u8>,
-    pub index: &'a mut Index,
-    pub arrivals: &'a Arrivals<'a>,
+    dir: Option<u8>,
+    index: &'a mut Index,
+    arrivals: &'a Arrivals<'a>,
     /// Whether there is no memory for the index, so that all SAs are looked
     /// through each time.
-    pub walks: bool,
+    walks: bool,
+    /// Whether the index has been told to forget all, which once is enough for.
+    shrunk: bool,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    /// Prepares to give `state` an SPI that nobody has whom `rule` names, and a direction with it.
+    /// It is of the namespace, and so are the index and the arrivals.
+    pub fn new(
+        net: &'a Namespace,
+        state: &'a State,
+        (rule, dir): (Rule, Option<u8>),
+        index: &'a mut Index,
+        arrivals: &'a Arrivals<'a>,
+    ) -> Self {
+        Self {
+            net,
+            state,
+            rule,
+            dir,
+            index,
+            arrivals,
+            walks: false,
+            shrunk: false,
+        }
+    }
+
     /// Tries the candidates until one is given. May sleep.
     pub fn run(mut self, candidates: Candidates) -> Outcome {
         let mut candidates = candidates.peekable();
@@ -103,7 +126,10 @@ impl Search<'_> {
                 }
                 Attempt::Unread => (),
                 Attempt::Gone(seen, chains) => self.index.forget(&seen, chains),
-                Attempt::Stale => self.index.shrink(self.arrivals),
+                Attempt::Stale => {
+                    self.index.shrink(self.arrivals);
+                    self.shrunk = true;
+                }
             }
             yield_cpu();
         }
@@ -127,7 +153,7 @@ impl Search<'_> {
             if !self.index.read(self.arrivals, &table) {
                 return Attempt::Unread;
             }
-            if self.index.is_stale(&table) {
+            if !self.shrunk && self.index.is_stale(&table) {
                 return Attempt::Stale;
             }
         }
@@ -170,13 +196,17 @@ impl Search<'_> {
             return Holder::from(table.iter().any(forbids));
         }
         // The index knows of all SAs, but doesn't tell outbound ones by their destination.
-        if self.rule != Rule::Namespace && table.chain(SpiHash::of(wanted)).any(&mut forbids) {
+        let own = (self.rule != Rule::Namespace).then(|| SpiHash::of(wanted));
+        if own.is_some_and(|own| table.chain(own).any(&mut forbids)) {
             return Holder::Somebody;
         }
-        match self.index.first(self.rule, wanted) {
-            Some(seen) if table.chain(seen.hash()).any(forbids) => Holder::Somebody,
-            Some(seen) => Holder::Gone(seen),
-            None => Holder::Nobody,
+        let Some(seen) = self.index.first(self.rule, wanted) else {
+            return Holder::Nobody;
+        };
+        let walked = own.is_some_and(|own| table.is_one_chain(own, seen.hash()));
+        if !walked && table.chain(seen.hash()).any(forbids) {
+            return Holder::Somebody;
         }
+        Holder::Gone(seen)
     }
 }

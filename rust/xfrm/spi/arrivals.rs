@@ -77,7 +77,7 @@ impl<'t> Unread<'t> {
 }
 
 /// How many SAs without an SPI are passed over with the tables locked.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 64;
 
 // SAFETY: Nothing is bound to a thread.
 unsafe impl Send for Arrivals<'_> {}

@@ -152,6 +152,18 @@ impl Locked<'_> {
         self.state().is_dead()
     }
 
+    /// Whether the SA is in the list of all of this namespace: neither dead nor replaced.
+    fn is_listed(&self, table: &Table<'_>) -> bool {
+        let state = self.state();
+        // SAFETY: The SA is valid; the lock of the list is held if it is of that namespace.
+        !self.is_dead()
+            && state.is_of(table.net())
+            && unsafe {
+                let entry = &raw mut (*state.as_ptr()).km.all;
+                !(*entry).next.is_null() && (*entry).next != entry
+            }
+    }
+
     /// Gives an SPI to the SA, in network byte order, and a direction, `XFRM_SA_DIR_*`,
     /// if there is one. An SA that has an SPI, is dead or of another namespace than
     /// `table` is left alone. The caller has seen in the table, under the same hold of
@@ -162,12 +174,11 @@ impl Locked<'_> {
     pub fn give_spi(&self, spi: [u8; 4], dir: Option<u8>, table: &Table<'_>) {
         let x = self.as_ptr();
         let state = self.state();
-        if state.has_spi() || self.is_dead() || !state.is_of(table.net()) {
+        if state.has_spi() || !self.is_listed(table) {
             return;
         }
-        // SAFETY: We hold the lock of the SA and that of its tables. It isn't in
-        // that of SPIs, having none. While it isn't dead, the list of all holds
-        // it, or nothing does.
+        // SAFETY: We hold the lock of the SA and that of its tables, which are in the list of
+        // all. It isn't in that of SPIs, having none.
         unsafe {
             (*x).id.spi = u32::from_ne_bytes(spi);
             if let Some(dir) = dir {
@@ -182,7 +193,7 @@ impl Locked<'_> {
     /// [`Self::give_spi`], and that it counts as having come just now, too.
     pub fn change_dir(&self, dir: u8, table: &Table<'_>) {
         let state = self.state();
-        if state.dir() == dir || self.is_dead() || !state.is_of(table.net()) {
+        if state.dir() == dir || !self.is_listed(table) {
             return;
         }
         // SAFETY: As above.

@@ -87,6 +87,11 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Whether two hashes are those of one chain now.
+    pub fn is_one_chain(&self, a: SpiHash, b: SpiHash) -> bool {
+        (a.0 ^ b.0) & self.chains() == 0
+    }
+
     /// Returns which bits of a [`SpiHash`] tell the chains from each other now.
     pub fn chains(&self) -> u32 {
         // SAFETY: The namespace is valid, and we hold the lock of the field.
