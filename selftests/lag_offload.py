@@ -105,13 +105,16 @@ def packets_take_both_slaves_of_802_3ad():
 
 
 def without_slaves():
-    """They get what the bond has when they come."""
+    """Nobody has the SAs, so software does: a user can make such a bond, whose SAs would be flushed
+    with RTNL held. Slaves that come while others are there get what the bond has."""
     with Bonded(slaves=0, esp=False) as lag:
         lag.esp(True)
-        for sa in sas():
-            lag.new(sa)
-        for _ in range(2):
-            lag.join(lag.port())
+        lag.new(in_(9))
+        lag.join(lag.port())
+        equal(lag.held(), [0], "SAs in the slave")
+        lag.nl.flush()
+        lag.add()
+        lag.join(lag.port())
         equal(lag.held(), [8, 8], "SAs in each slave")
 
 

@@ -6,7 +6,7 @@
 
 use super::{
     members::{Member, Members},
-    verdict,
+    verdict::{self, Reason},
 };
 use crate::{
     net::{bonding::Bond, device::Esp, not_supported, Device, ExtAck},
@@ -47,12 +47,19 @@ impl Lag {
     pub fn note(&mut self, bond: &Device, slave: &Device) -> Result {
         let member = self.members.add(bond, slave)?;
         let leaving = false;
-        Ok(self.slaves.push(Slave { member, leaving }, GFP_KERNEL)?)
+        Ok(self
+            .slaves
+            .push(Slave { member, leaving }, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Returns the slaves, also those that are leaving.
     pub fn slaves(&self) -> impl Iterator<Item = &Device> {
         self.slaves.iter().map(|slave| &**slave.member.device())
+    }
+
+    /// Says why new SAs of the bond are not ours, if so. Any context.
+    pub fn reason(&self, device: &Device, bond: Bond<'_>) -> Option<Reason> {
+        verdict::reason(device, bond).or(self.slaves.is_empty().then_some(Reason::NoSlaves))
     }
 
     fn forget(&mut self, slave: &Device) {
@@ -76,7 +83,7 @@ impl Ops for Lag {
         if !verdict::uses_all(bond) {
             return Ok(false);
         }
-        if let Some(reason) = verdict::reason(upper, bond) {
+        if let Some(reason) = self.reason(upper, bond) {
             if sa.is_packet_offload() {
                 extack.set(format_args!("The bond does not offload: {reason}"));
             }
@@ -104,6 +111,10 @@ impl Ops for Lag {
         let esp = upper.esp();
         self.slaves()
             .try_for_each(|slave| install(sa, slave, esp, extack))
+    }
+
+    fn end(&mut self) {
+        self.slaves.clear();
     }
 
     fn may_offload(upper: &Device) -> bool {

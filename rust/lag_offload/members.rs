@@ -36,7 +36,7 @@ impl Members {
     /// Remembers a slave of a bond. May sleep. Fails with `EBUSY` if it is one already, or
     /// `ENOMEM`.
     pub fn add(self: &Arc<Self>, bond: &Device, slave: &Device) -> Result<Member> {
-        let room = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let room = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         let mut bonds = self.bonds.lock();
         if bonds.get(&slave.identity()).is_some() {
             return Err(EBUSY);

@@ -103,6 +103,10 @@ impl Watch for Watcher {
             }
             Event::Goes => {
                 self.bonds.give_back(device, rtnl);
+                // It has left, if bonding knows what it does.
+                if let Some(bond) = self.master(device) {
+                    lag::leave(&mut bond.lock(), device);
+                }
                 self.sweep(device);
             }
             Event::Down => self.sweep(device),
@@ -143,10 +147,14 @@ impl Watcher {
 
     /// Takes the SAs from a slave that has left, of whichever bond it was.
     fn sweep(&self, slave: &Device) {
-        let bond = self.members.bond(slave);
-        if let Some(bond) = bond.and_then(|bond| self.bonds.find(bond)) {
+        if let Some(bond) = self.master(slave) {
             lag::sweep(&mut bond.lock(), Some(slave));
         }
+    }
+
+    /// Returns the bond that a device is a slave of, also when it isn't linked any more.
+    fn master(&self, slave: &Device) -> Option<Arc<Upper<Lag>>> {
+        self.bonds.find(self.members.bond(slave)?)
     }
 
     fn find(&self, device: &Device) -> Option<Arc<Upper<Lag>>> {

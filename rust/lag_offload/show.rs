@@ -12,7 +12,7 @@
 //! handle SLAVE HANDLE
 //! ```
 
-use super::{lag::Lag, verdict};
+use super::lag::Lag;
 use crate::{
     net::{bonding::Bond, Rtnl},
     xfrm::{
@@ -39,10 +39,10 @@ fn bond(upper: &Upper<Lag>, rtnl: &Rtnl, f: &mut fmt::Formatter<'_>) -> fmt::Res
     let name = device.name(rtnl);
     let (ifindex, netns) = (device.ifindex(), device.net(rtnl).inode());
     writeln!(f, "bond {name} ifindex {ifindex} netns {netns}")?;
-    if let Some(reason) = Bond::of(device).and_then(|bond| verdict::reason(device, bond)) {
+    let mut lag = upper.lock();
+    if let Some(reason) = Bond::of(device).and_then(|bond| lag.data().reason(device, bond)) {
         writeln!(f, "reason {reason}")?;
     }
-    let mut lag = upper.lock();
     for slave in lag.data().slaves() {
         writeln!(f, "slave {}", slave.name(rtnl))?;
     }

@@ -26,6 +26,9 @@ pub enum Reason {
     Off,
     /// The bond leaves it to devices to segment packets of ESP, for a moment.
     Segmentation,
+    /// There is nobody to have the SAs. Anybody can make such a bond, in a namespace of their
+    /// own, and all wait while its SAs are flushed.
+    NoSlaves,
 }
 
 impl fmt::Display for Reason {
@@ -36,6 +39,7 @@ impl fmt::Display for Reason {
             Self::Hash => "xmit_hash_policy is not layer3+4",
             Self::Off => "esp-hw-offload of the bond is off",
             Self::Segmentation => "tx-esp-segmentation of the bond is on",
+            Self::NoSlaves => "it has no slaves",
         })
     }
 }

@@ -42,7 +42,7 @@ impl Drop for RcuBarrier {
 /// let text = Arc::new(TextBarrier, GFP_KERNEL)?;
 /// // Both count the calls that they lead into the module.
 /// let redirector = Redirector::new(text.clone())?;
-/// let exit = upper_calls::Exit::<Lag>::new(text)?;
+/// let bonds = upper_calls::uppers::<Lag>(text)?;
 /// ```
 pub struct TextBarrier;
 

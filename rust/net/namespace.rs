@@ -193,7 +193,7 @@ pub trait PerNamespace: 'static {
     const SLOT: SlotName;
 
     /// Makes the data for `net`, when the module is loaded or the namespace
-    /// is created. May sleep; `pernet_ops_rwsem` is held.
+    /// is created, as whose they count. May sleep; `pernet_ops_rwsem` is held.
     ///
     /// The data are dropped when the namespace ends or the registration is
     /// dropped, whichever is first; `'net` is until then.
@@ -269,7 +269,7 @@ impl<T: PerNamespace> Registration<T> {
     unsafe extern "C" fn init(net: *mut raw::net) -> c_int {
         from_result(|| {
             // INVARIANT: The namespace is valid until `exit` has dropped the data.
-            let data = KBox::pin_init(T::new(Setup(net, PhantomData)), GFP_KERNEL)?;
+            let data = KBox::pin_init(T::new(Setup(net, PhantomData)), GFP_KERNEL_ACCOUNT)?;
             // SAFETY: The place is ours, and empty.
             unsafe { *place::<T>(net) = data.into_foreign() };
             Ok(0)

@@ -70,6 +70,9 @@ pub trait Ops: Send + Unpin + Sized + 'static {
         extack: &mut ExtAck<'_>,
     ) -> Result;
 
+    /// The device is given back, with no SAs: gives up what refers to lower devices.
+    fn end(&mut self);
+
     /// Whether packets of the SA may be left to the device. Doesn't sleep.
     fn may_offload(upper: &Device) -> bool;
 }
@@ -155,7 +158,7 @@ impl<T: Ops> Upper<T> {
             device: ARef::from(device),
             inner <- new_mutex!(inner, "xfrm_next_upper"),
         });
-        Arc::pin_init(this, GFP_KERNEL)
+        Arc::pin_init(this, GFP_KERNEL_ACCOUNT)
     }
 
     /// Returns the device. Any context.
@@ -187,10 +190,11 @@ impl<T: Ops> Upper<T> {
 
     /// Lets `f` end that the kernel calls us, unless there are SAs; whether it has.
     pub(super) fn end(&self, f: impl FnOnce()) -> bool {
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
         let ends = inner.sas.is_empty();
         if ends {
             f();
+            inner.data.end();
         }
         ends
     }

@@ -211,7 +211,8 @@ fn is_theirs(sa: &Sa) -> bool {
 ///
 /// `x` is valid, and under RCU or a lock that keeps bottom halves off.
 unsafe fn offloaded<'a>(x: *mut raw::xfrm_state) -> Option<(&'a Device, &'a Sa)> {
-    // SAFETY: The caller promises it: a device is freed after a grace period.
+    // SAFETY: The caller promises it. The kernel frees a device a grace period after it has told
+    // of its end, when it takes it from its SAs; its own readers rely on that, too.
     unsafe {
         let dev = (&raw const (*x).xso.dev).read_volatile();
         (!dev.is_null()).then(|| (Device::from_raw(dev), Sa::from_raw(x)))

@@ -29,9 +29,18 @@ use kernel::{
 /// # Examples
 ///
 /// ```ignore
-/// fn take(uppers: &Uppers<Lag>, rtnl: &Rtnl, bond: Bond<'_>) -> Result {
-///     let mut lag = Lag::new();
-///     rtnl.lowers(bond.device()).try_for_each(|slave| lag.note(slave))?;
+/// fn take(
+///     uppers: &Uppers<Lag>,
+///     members: &Arc<Members>,
+///     rtnl: &Rtnl,
+///     bond: Bond<'_>,
+/// ) -> Result {
+///     let device = bond.device();
+///     let lag = || {
+///         let mut lag = Lag::new(members);
+///         rtnl.lowers(device).try_for_each(|slave| lag.note(device, slave))?;
+///         Ok(lag)
+///     };
 ///     uppers.take(bond, lag, rtnl)
 /// }
 ///
@@ -100,14 +109,13 @@ impl Drop for Sleeper {
     }
 }
 
-/// Returns the table of the device, if its operations are ours.
+/// Returns the table that operations of a device are the first field of, if they are ours.
 ///
 /// # Safety
 ///
-/// The caller is in one of our operations, and has not slept since it was called, or is
+/// They are [`current`], and the caller is in one of our operations, and has not slept since it was called, or is
 /// a [`Sleeper`], during `'a`; or has the `Uppers`, all for `T`.
-unsafe fn table<'a, T: Ops>(device: &Device) -> Option<&'a Table<T>> {
-    let ops = current(device);
+unsafe fn table<'a, T: Ops>(ops: *const raw::xfrmdev_ops) -> Option<&'a Table<T>> {
     // SAFETY: Null, or operations that stay, as the caller promises. Ours are the
     // only ones that know of lower devices (`take`), and have one `T` (`TAKEN`).
     unsafe {
@@ -138,7 +146,7 @@ fn set_ops(device: &Device, ops: *const raw::xfrmdev_ops) {
 pub(super) unsafe fn original<T: Ops>(device: &Device) -> &raw::xfrmdev_ops {
     let ops = current(device);
     // SAFETY: The caller promises it.
-    let ops = unsafe { table::<T>(device) }.map_or(ops, |table| table.original);
+    let ops = unsafe { table::<T>(ops) }.map_or(ops, |table| table.original);
     // SAFETY: What the driver has set stays as long as the device does; there are
     // operations, since we have been called.
     unsafe { &*ops }
@@ -151,7 +159,7 @@ pub(super) unsafe fn original<T: Ops>(device: &Device) -> &raw::xfrmdev_ops {
 /// The caller is in one of our operations, which are for `T`.
 pub(super) unsafe fn find<T: Ops>(device: &Device, _sleeper: &Sleeper) -> Option<Arc<Upper<T>>> {
     // SAFETY: The caller promises it. By the type invariant the `Uppers` stay.
-    unsafe { (*table::<T>(device)?.uppers).find(device.identity()) }
+    unsafe { (*table::<T>(current(device))?.uppers).find(device.identity()) }
 }
 
 impl<T: Ops> Uppers<T> {
@@ -203,13 +211,16 @@ impl<T: Ops> Uppers<T> {
     /// Fails with `EOPNOTSUPP` or `ENOMEM`.
     pub fn take(&self, bond: Bond<'_>, data: impl FnOnce() -> Result<T>, _rtnl: &Rtnl) -> Result {
         let device = bond.device();
-        if self.devices.lock().closed || self.find(device.identity()).is_some() {
+        if self.find(device.identity()).is_some() {
             return Ok(());
         }
         let upper = Upper::new(device, data()?)?;
-        let room = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let room = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
 
         let mut devices = self.devices.lock();
+        if devices.closed {
+            return Ok(());
+        }
         let table = self.table_for(&mut devices.tables, current(device))?;
         devices
             .uppers
@@ -262,7 +273,7 @@ impl<T: Ops> Uppers<T> {
         }
         let ended = upper.end(|| {
             // SAFETY: We are there.
-            if let Some(table) = unsafe { table::<T>(device) } {
+            if let Some(table) = unsafe { table::<T>(current(device)) } {
                 set_ops(device, table.original);
             }
         });
