@@ -219,6 +219,15 @@ def encapsulation_ports_are_not_zero():
                 "Encapsulation ports must not be zero")
 
 
+def encapsulation_without_ports_stays():
+    """Who names just what the SA has changes nothing."""
+    sa = SOFT.but({"ENCAP": xfrm.encap(0, 4500)})
+    with Netns() as ns:
+        ns.xfrm.new(sa)
+        equal(ns.xfrm.migrate(migrate(sa, add=[("ENCAP", sa.attrs["ENCAP"])])).errno, 0, "errno")
+        equal([s["ENCAP"] for s in ns.xfrm.all()], [sa.attrs["ENCAP"]], "encapsulation")
+
+
 @defect(20)
 def sender_of_the_notification_is_genuine():
     with Netns() as ns:
@@ -317,6 +326,6 @@ if __name__ == "__main__":
         selector_without_family_takes_that_of_the_sa, prefixes_without_family_are_checked,
         selector_without_family_stays_so_if_the_sa_says_so,
         host_selector_of_the_other_family_is_none, larval_sa_is_called_larval,
-        encapsulation_ports_are_not_zero, sender_of_the_notification_is_genuine,
+        encapsulation_ports_are_not_zero, encapsulation_without_ports_stays, sender_of_the_notification_is_genuine,
         unsupported_family_change_has_its_errno, unused_address_bytes_are_zero,
         migration_is_audited])

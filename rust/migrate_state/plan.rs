@@ -127,11 +127,19 @@ fn new_encap(request: &Request, old: &Snapshot) -> Result<Option<Encap>, Refusal
         None => Ok(old.encap),
         Some(encap) if encap.encap_type == 0 => Ok(None),
         Some(encap) if encap.encap_type != uapi::UDP_ENCAP_ESPINUDP => Err(Refusal::EncapType),
-        Some(encap) if encap.sport == [0; 2] || encap.dport == [0; 2] => Err(Refusal::EncapPort),
-        Some(encap) => Ok(Some(Encap {
-            pad: [0; 2],
-            ..encap
-        })),
+        Some(encap) => {
+            let new = Some(Encap {
+                pad: [0; 2],
+                ..encap
+            });
+            let has_ports = encap.sport != [0; 2] && encap.dport != [0; 2];
+            // A new SA may have none, and then keep that.
+            if has_ports || new == old.encap {
+                Ok(new)
+            } else {
+                Err(Refusal::EncapPort)
+            }
+        }
     }
 }
 

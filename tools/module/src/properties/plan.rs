@@ -369,7 +369,7 @@ impl Case {
                 "Unsupported encapsulation type",
             ),
             (
-                self.encap.is_some_and(no_port),
+                self.encap.is_some_and(no_port) && self.new_encap() != self.sa.encap,
                 "Encapsulation ports must not be zero",
             ),
             (

@@ -86,6 +86,19 @@ fn encapsulation_is_udp_with_ports() {
     assert_eq!(encap(udp(0, 1)).unwrap_err(), Refusal::EncapPort);
     assert_eq!(encap(udp(1, 0)).unwrap_err(), Refusal::EncapPort);
     assert_eq!(encap(udp(1, 2)).unwrap().changes.encap, Some(udp(1, 2)));
+
+    // A new SA may have none.
+    let mut without = sa();
+    without.encap = Some(udp(0, 4500));
+    let same = |ports| {
+        plan(
+            header(),
+            Attrs::default().with(attr::ENCAP, ports),
+            &without,
+        )
+    };
+    assert_eq!(same(udp(0, 4500)).unwrap().changes.encap, without.encap);
+    assert_eq!(same(udp(0, 4501)).unwrap_err(), Refusal::EncapPort);
 }
 
 #[test]
