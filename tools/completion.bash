@@ -45,11 +45,11 @@ _xfrm_next() {
 				words='tcp udp sctp dccp icmp ipv6-icmp mobility-header gre'
 			;;
 		*: | *:src | *:dst | *:spi | *:mark | *:mask | *:new-* | *:set-mark | *:espinudp) ;;
-		*:mapping-maxage | *:nat-keepalive | *:sport | *:dport | *:type | *:code | *:key) ;;
+		*:mapping-maxage | *:mtimer-thresh | *:nat-keepalive | *:sport | *:dport | *:type | *:code | *:key) ;;
 		*:reqid | *:seq | *:min | *:max | *:count | *:timeout) ;;
 		state\ migrate:*)
 			words='dst proto spi mark mask new-dst new-src new-reqid sel update-h2h-sel new-mark set-mark
-				encap offload dir mapping-maxage nat-keepalive'
+				encap offload dir mapping-maxage mtimer-thresh nat-keepalive'
 			[[ " ${COMP_WORDS[*]} " != *' sel '* ]] || words+=" $selector"
 			;;
 		state\ allocspi:*) words='src dst proto mode mark mask reqid seq min max dir' ;;

@@ -13,6 +13,7 @@ use crate::output::{Form, Output};
 /// What the command line says.
 enum Request<'a> {
     Help,
+    HelpFor(&'static Command),
     Version,
     Batch(&'a str),
     Run(&'static Command, Form, Args<'a>),
@@ -38,6 +39,7 @@ fn run(request: Request<'_>, to: &mut dyn Write) -> Result<u8> {
     let text = match request {
         Request::Batch(file) => return batch(file, to),
         Request::Help => usage(),
+        Request::HelpFor(command) => help(command),
         Request::Version => format!("xfrm-next {}\n", env!("CARGO_PKG_VERSION")),
         Request::Run(command, form, args) => {
             return (command.run)(args, &mut Output::new(form, to), &NamespaceLinks);
@@ -80,7 +82,8 @@ fn parse(mut args: Args<'_>) -> Result<Request<'_>> {
     let (mut json, mut pretty) = (false, false);
     let object = loop {
         match args.next() {
-            None | Some("help" | "-h" | "-help" | "--help") => return Ok(Request::Help),
+            None => return Ok(Request::Help),
+            Some(word) if wants_help(word) => return Ok(Request::Help),
             Some("-V" | "-Version" | "--version") => return Ok(Request::Version),
             Some("-j" | "-json") => json = true,
             Some("-p" | "-pretty") => pretty = true,
@@ -103,8 +106,9 @@ fn parse(mut args: Args<'_>) -> Result<Request<'_>> {
         (true, true) => Form::PrettyJson,
     };
     match command(object, &mut args)? {
-        Some(command) if args.peek() != Some("help") => Ok(Request::Run(command, form, args)),
-        _ => Ok(Request::Help),
+        Some(command) if args.peek().is_some_and(wants_help) => Ok(Request::HelpFor(command)),
+        Some(command) => Ok(Request::Run(command, form, args)),
+        None => Ok(Request::Help),
     }
 }
 
@@ -117,7 +121,8 @@ fn command(object: &str, args: &mut Args<'_>) -> Result<Option<&'static Command>
         ))),
         [only] if only.verb.is_empty() => Ok(Some(only)),
         several => match args.next() {
-            None | Some("help") => Ok(None),
+            None => Ok(None),
+            Some(word) if wants_help(word) => Ok(None),
             Some(verb) => match several.iter().find(|command| command.verb == verb) {
                 Some(command) => Ok(Some(command)),
                 None => Err(Error::Usage(format!(
@@ -128,14 +133,23 @@ fn command(object: &str, args: &mut Args<'_>) -> Result<Option<&'static Command>
     }
 }
 
+fn wants_help(word: &str) -> bool {
+    matches!(word, "help" | "-h" | "-help" | "--help")
+}
+
+/// What one command reads and does.
+fn help(command: &Command) -> String {
+    let mut text = format!("Usage: xfrm-next [ OPTIONS ] {}", command.grammar);
+    for line in command.about.lines() {
+        text += &format!("        {line}\n");
+    }
+    text
+}
+
 fn usage() -> String {
     let mut text = String::new();
     for command in COMMANDS {
-        text += "Usage: xfrm-next [ OPTIONS ] ";
-        text += command.grammar;
-        for line in command.about.lines() {
-            text += &format!("        {line}\n");
-        }
+        text += &help(command);
         text += "\n";
     }
     text += "\
@@ -158,6 +172,10 @@ mod tests {
         let words = words(line);
         match parse(Args::new(&words)) {
             Ok(Request::Help) => "help".into(),
+            Ok(Request::HelpFor(command)) => {
+                let words = format!("help for {} {}", command.object, command.verb);
+                words.trim_end().into()
+            }
             Ok(Request::Version) => "version".into(),
             Ok(Request::Batch(file)) => format!("batch {file}"),
             Ok(Request::Run(command, form, args)) => {
@@ -192,11 +210,15 @@ mod tests {
             "-j -help",
             "state",
             "state help",
-            "probe help",
+            "state --help",
         ] {
             assert_eq!(outcome(line), "help", "{line:?}");
         }
-        assert_eq!(outcome("state migrate help"), "help");
+        assert_eq!(outcome("probe help"), "help for probe");
+        for word in ["help", "--help", "-h", "-help"] {
+            let line = format!("state migrate {word}");
+            assert_eq!(outcome(&line), "help for state migrate");
+        }
         assert_eq!(outcome("-V"), "version");
         assert!(usage().contains("state migrate"));
     }

@@ -143,8 +143,9 @@ impl NewWords {
             "set-mark" => self.set_mark.read(args, mark::parse_set),
             "encap" => self.encap.read(args, encap::parse),
             "offload" => self.offload.read(args, |args| offload::parse(args, links)),
-            "mapping-maxage" => self.mapping_maxage.read(args, |args| {
-                args.u32("value after \"mapping-maxage\" is invalid")
+            // The second is what a pending patch for "ip xfrm monitor" calls it.
+            "mapping-maxage" | "mtimer-thresh" => self.mapping_maxage.read(args, |args| {
+                args.u32(&format!("value after \"{keyword}\" is invalid"))
             }),
             "nat-keepalive" => self.nat_keepalive.read(args, |args| {
                 args.u32("value after \"nat-keepalive\" is invalid")

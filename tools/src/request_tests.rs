@@ -102,6 +102,7 @@ fn each_attribute() {
         ("new-mark 0 mask 0", 21, numbers(&[0, 0])),
         ("set-mark 0", 29, numbers(&[0])),
         ("mapping-maxage 60", 32, numbers(&[60])),
+        ("mtimer-thresh 60", 32, numbers(&[60])),
         ("nat-keepalive 20", 34, numbers(&[20])),
     ] {
         assert_eq!(attributes(words), attribute(kind, &value), "{words:?}");

@@ -18,7 +18,7 @@ state migrate dst ADDR proto XFRM-PROTO
         new-dst ADDR new-src ADDR new-reqid REQID
         [ sel SELECTOR | update-h2h-sel ] [ new-mark MARK [ mask MASK ] ]
         [ set-mark MARK [ mask MASK ] ] [ encap ENCAP ] [ offload OFFLOAD ]
-        [ mapping-maxage SECONDS ] [ nat-keepalive SECONDS ]
+        [ { mapping-maxage | mtimer-thresh } SECONDS ] [ nat-keepalive SECONDS ]
 XFRM-PROTO := esp | ah | comp | route2 | hao
 SELECTOR := [ src ADDR[/PLEN] ] [ dst ADDR[/PLEN] ] [ dev DEV ] [ UPSPEC ]
 UPSPEC := proto { PORTS | ICMP | GRE | PROTO }
