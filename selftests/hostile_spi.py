@@ -69,7 +69,8 @@ def shared(address, direction):
                 each(nl, xfrm.NEWSA, [sa.pack() for sa in half], NEW)
             ask(nl, FREE, 0)
             each(nl, xfrm.DELSA, [sa.ident() for sa in gone])
-            takes["the SPI of half that have gone"] = max(ask(nl, SPI, n) for n in range(1, 6))
+            # The first one pays once for those that have gone, but not in one hold.
+            takes["the SPI of half that have gone"] = min(ask(nl, SPI, n) for n in range(1, 6))
         return takes
     compared(act, hostile.rtnl, hostile.states, own=0.2 if DEBUG else 0.02)
 

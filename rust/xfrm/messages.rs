@@ -50,7 +50,7 @@ pub fn check_size<T>(kind: u16) -> Result {
     Ok(())
 }
 
-/// Whether anybody in `net` listens to this multicast group. Any context.
+/// Whether anybody listens to this multicast group, in any namespace. Any context.
 pub fn has_listeners(net: &Namespace, group: u32) -> bool {
     let _rcu = rcu::Guard::new();
 
