@@ -69,7 +69,6 @@ void xfrm_next_bh_enable(void);
 #ifdef XFRM_NEXT_LAG
 bool xfrm_next_is_bond(const struct net_device *dev);
 int xfrm_next_bond_mode(const struct net_device *dev);
-int xfrm_next_bond_xmit_policy(const struct net_device *dev);
 unsigned int xfrm_next_lower_handle_flag(void);
 #endif
 

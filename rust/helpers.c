@@ -225,13 +225,6 @@ int xfrm_next_bond_mode(const struct net_device *dev)
 	return READ_ONCE(bond->params.mode);
 }
 
-int xfrm_next_bond_xmit_policy(const struct net_device *dev)
-{
-	const struct bonding *bond = netdev_priv(dev);
-
-	return READ_ONCE(bond->params.xmit_policy);
-}
-
 unsigned int xfrm_next_lower_handle_flag(void)
 {
 	return XFRMDEV_OPS_F_LOWER_HANDLE;

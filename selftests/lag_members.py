@@ -5,15 +5,20 @@
 import contextlib
 import errno
 import socket
+import struct
 import threading
 import time
 
 from lib import ktap
-from lib.bond import (ACTIVE_BACKUP, BOND, LAYER2, LAYER34, ROUND_ROBIN, XOR, Bonded, link, must,
-                      options, sas, shown)
-from lib.handler import NEITHER
+from lib.bond import (ACTIVE_BACKUP, BOND, LAYER34, ROUND_ROBIN, XOR, Bonded, link, must, options,
+                      sas, shown)
+from lib.handler import BRIEF, NEITHER
 from lib.ktap import equal, true
 from lag_offload import fill
+
+
+# By their numbers.
+HASHES = "layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+srcmac"
 
 
 @contextlib.contextmanager
@@ -125,31 +130,38 @@ def flaps_are_no_news():
         equal((plain, cipher), ([4, 4], [0, 0]), "encrypted by hardware, by software")
 
 
-def another_hash_flushes():
-    """By netlink, and by sysfs; with the bond down, there are none to flush."""
-    with Bonded() as lag:
-        for change in (lambda: lag.policy(LAYER2),
-                       lambda: lag.sysfs("xmit_hash_policy", "layer2")):
-            lag.add()
-            with traffic(lag):
-                change()
-                ktap.wait(lambda: lag.held() == [0, 0], "SAs are flushed")
-            equal(lag.nl.count(), 0, "SAs")
-            lag.policy(LAYER34)
-        lag.add()
-        equal(lag.held(), [8, 8], "SAs in each slave, as before")
-
-
-def silent_change_of_hash():
-    """A request of which another part fails changes it and tells nobody."""
+def any_hash():
+    """All of it is left to hardware, by the slaves that the hash chooses."""
+    spread = {"layer3+4", "encap3+4"}
     with Bonded() as lag:
         lag.add()
-        true(link(lag.a, BOND, options(policy=LAYER2, ad_prio=0)).errno, "refused")
-        plain, cipher = lag.wire(*((sa, 2) for sa in sas()[::2]))
-        equal((sum(plain), sum(cipher)), (0, 8), "encrypted by hardware, by software")
+        for number, name in enumerate(HASHES):
+            lag.policy(number)
+            plain, cipher = lag.wire(*((sa, 2) for sa in sas()[::2]))
+            equal((sum(plain), sum(cipher)), (8, 0), f"encrypted by hardware, by software; {name}")
+            if name in spread:
+                true(all(plain), f"{name}: one slave has sent all, {plain}")
+            elif "3" not in name:
+                true(not all(plain), f"{name}: both have sent, {plain}")
         equal(lag.held(), [8, 8], "SAs in each slave")
-        must(lag.a, BOND, options(miimon=20))
-        equal((lag.held(), lag.nl.count()), ([0, 0], 0), "SAs in each slave, in all")
+
+
+def hash_changes_under_traffic():
+    """By netlink, by sysfs, and by a request of which another part fails: no SA is lost, and
+    numbers go on."""
+    with Bonded() as lag:
+        lag.add()
+        with lag.watched(), traffic(lag) as sent:
+            for number, name in enumerate(HASHES if not BRIEF else HASHES[:2]):
+                before = sum(p.sent() for p in lag.ports)
+                lag.policy(number)
+                lag.sysfs("xmit_hash_policy", name)
+                true(link(lag.a, BOND, options(policy=LAYER34, ad_prio=0)).errno, "refused")
+                ktap.wait(lambda: sum(p.sent() for p in lag.ports) > before + 20, "packets")
+        equal((lag.held(), lag.nl.count()), ([8, 8], 8), "SAs in each slave, in all")
+        equal(sum(p.sent() for p in lag.ports), sent[0], "packets encrypted")
+        numbers = sum(struct.unpack_from("=I", sa["REPLAY_VAL"])[0] for sa in lag.nl.all())
+        equal(numbers, sent[0], "numbers used")
 
 
 def another_mode():
@@ -225,7 +237,7 @@ def namespace_goes():
 if __name__ == "__main__":
     ktap.main([
         joins_with_all_sas, leaves_without_any, comes_and_goes, full_one_is_refused,
-        others_are_refused, asked_for_when_it_joins, flaps_are_no_news, another_hash_flushes,
-        silent_change_of_hash, another_mode, from_a_mode_that_does_not_tell, port_goes, bond_goes,
+        others_are_refused, asked_for_when_it_joins, flaps_are_no_news, any_hash,
+        hash_changes_under_traffic, another_mode, from_a_mode_that_does_not_tell, port_goes, bond_goes,
         namespace_goes],
         handlers=(NEITHER,))

@@ -10,8 +10,8 @@
 //! The administrator asks for it by `ethtool -K BOND esp-hw-offload on`; then the
 //! slaves are asked for the same ([`features`]). What makes an SA ours is decided
 //! when it is added ([`verdict`]); when the bond can't any more, its SAs are
-//! flushed. Mode and hash can change without an event, so they are read again
-//! wherever it matters.
+//! flushed. The mode can change without an event, so it is read again wherever it matters.
+//! How the bond hashes packets doesn't: which slave sends is the same to an SA that is on all.
 //!
 //! Locks, outermost first: RTNL or `xfrm_cfg_mutex` -> that of the bond -> that of the SA's
 //! replica -> the drivers'. Under those of [`Uppers`] and [`Members`] nothing is locked.

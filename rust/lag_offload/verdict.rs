@@ -3,15 +3,11 @@
 //! Whether a bond offloads, and if not, why.
 
 use crate::net::{
-    bonding::{Bond, Hash, Mode},
+    bonding::{Bond, Mode},
     device::Esp,
     Device,
 };
 use core::fmt;
-
-/// The hashes with which an SA is put on all slaves. Nothing depends on them but
-/// who is to send what, so another one could be added here.
-const HASHES: &[Hash] = &[Hash::Layer34];
 
 /// Why SAs of a bond are not ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,8 +16,6 @@ pub enum Reason {
     ActiveBackup,
     /// The mode is another one.
     Mode,
-    /// The hash is another one.
-    Hash,
     /// The administrator hasn't asked for it, or a slave can't.
     Off,
     /// The bond leaves it to devices to segment packets of ESP, for a moment.
@@ -36,7 +30,6 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::ActiveBackup => "mode active-backup is handled by the bonding driver",
             Self::Mode => "the mode is neither 802.3ad nor balance-xor",
-            Self::Hash => "xmit_hash_policy is not layer3+4",
             Self::Off => "esp-hw-offload of the bond is off",
             Self::Segmentation => "tx-esp-segmentation of the bond is on",
             Self::NoSlaves => "it has no slaves",
@@ -54,8 +47,7 @@ pub fn obstacle(bond: Bond<'_>) -> Option<Reason> {
     match bond.mode() {
         Mode::ActiveBackup => Some(Reason::ActiveBackup),
         Mode::Other => Some(Reason::Mode),
-        Mode::Xor | Mode::Lacp if HASHES.contains(&bond.hash()) => None,
-        Mode::Xor | Mode::Lacp => Some(Reason::Hash),
+        Mode::Xor | Mode::Lacp => None,
     }
 }
 

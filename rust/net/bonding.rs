@@ -20,25 +20,6 @@ pub enum Mode {
     Other,
 }
 
-/// What the hash is of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Hash {
-    /// MAC addresses.
-    Layer2,
-    /// Addresses and ports, or SPI.
-    Layer34,
-    /// MAC and IP addresses.
-    Layer23,
-    /// As `Layer23`, of what is in a tunnel.
-    Encap23,
-    /// As `Layer34`, of what is in a tunnel.
-    Encap34,
-    /// VLAN and source MAC address.
-    VlanSrcMac,
-    /// One that is new to us.
-    Other,
-}
-
 /// A device that is a bond.
 ///
 /// # Invariants
@@ -81,21 +62,6 @@ impl<'a> Bond<'a> {
             raw::BOND_MODE_XOR => Mode::Xor,
             raw::BOND_MODE_8023AD => Mode::Lacp,
             _ => Mode::Other,
-        }
-    }
-
-    /// Returns the hash of now. It may change at any time, not always with an
-    /// event. Any context.
-    pub fn hash(self) -> Hash {
-        // SAFETY: By the type invariant.
-        match unsafe { raw::xfrm_next_bond_xmit_policy(self.0.as_ptr()) } as u32 {
-            raw::BOND_XMIT_POLICY_LAYER2 => Hash::Layer2,
-            raw::BOND_XMIT_POLICY_LAYER34 => Hash::Layer34,
-            raw::BOND_XMIT_POLICY_LAYER23 => Hash::Layer23,
-            raw::BOND_XMIT_POLICY_ENCAP23 => Hash::Encap23,
-            raw::BOND_XMIT_POLICY_ENCAP34 => Hash::Encap34,
-            raw::BOND_XMIT_POLICY_VLAN_SRCMAC => Hash::VlanSrcMac,
-            _ => Hash::Other,
         }
     }
 }

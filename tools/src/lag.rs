@@ -168,14 +168,14 @@ mod tests {
         slave eth0\nslave eth1\nnews of a later version\n\
         sa 50 192.0.2.10 0x100 out\nhandle eth0 0x80000000\nhandle eth1 0x80000002\n\
         bond bond0 ifindex 7 netns 1\nslave eth9\n\
-        bond bond1 ifindex 6 netns 4026531840\nreason xmit_hash_policy is not layer3+4\n";
+        bond bond1 ifindex 6 netns 4026531840\nreason the mode is neither 802.3ad nor balance-xor\n";
 
     #[test]
     fn text() {
         let text = "bond0: offload yes\n    slaves eth0 eth1\n    SAs 1\n    \
             dst 192.0.2.10 proto esp spi 0x00000100 dir out\n        eth0 handle 0x80000000\n        \
             eth1 handle 0x80000002\n\
-            bond1: offload no: xmit_hash_policy is not layer3+4\n    slaves none\n    SAs 0";
+            bond1: offload no: the mode is neither 802.3ad nor balance-xor\n    slaves none\n    SAs 0";
         assert_eq!(Report::parse(TEXT, 4026531840).to_string(), text);
         assert_eq!(Report::parse(TEXT, 2).to_string(), "no bonds");
     }
