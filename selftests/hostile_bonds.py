@@ -8,6 +8,7 @@ BONDS=N in the environment: of how many.
 import contextlib
 import math
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -33,6 +34,8 @@ def prepare():
     subprocess.run(["modprobe", "-q", "bonding", "max_bonds=0"], check=False)
     if not os.path.isdir("/sys/module/bonding"):
         raise ktap.Skip("no bonding")
+    # Three for each namespace.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (BONDS + 1000,) * 2)
 
 
 def make(ns, name="b0"):
