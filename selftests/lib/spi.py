@@ -17,7 +17,7 @@ SCOPE = "xfrm_next/spi_scope"
 SADB_GETSPI, SADB_FLUSH, SATYPE_ESP = 1, 9, 3
 EXT_SRC, EXT_DST, EXT_RANGE = 5, 6, 16
 # For a table of so many chains and fewer.
-CHAINS_BITS = 17
+CHAINS_BITS = 16
 
 
 def patient(ns):
