@@ -181,8 +181,8 @@ fn migrate(
     }
 
     let extack = &mut message.extack;
-    let new = NewState::new(&old, &plan.changes, plan.offload.as_ref(), replaced, extack)?;
-    let new = new.replace_old().map_err(|e| {
+    let new = NewState::new(&old, &plan.changes, plan.offload.as_ref(), extack)?;
+    let new = new.replace_old(replaced).map_err(|e| {
         old.audit_deleted(false);
         match e {
             e if e == ESRCH => Failure::Refused(Refusal::Deleted),

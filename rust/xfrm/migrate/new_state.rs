@@ -10,7 +10,7 @@ use crate::{
     net::ExtAck,
     raw,
     xfrm::{
-        replaced::{self, close_window, Replaced, Room},
+        replaced::{self, close_window, Lineage, Replaced, Room},
         spi::larval,
         state::{
             tables::{in_hardware, outdate_routes, take_place, Counts},
@@ -23,6 +23,7 @@ use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
 use kernel::{
     error::to_result,
     ffi::c_ulong,
+    list::ListArc,
     prelude::*,
     sync::aref::ARef,
     time::{delay::fsleep, Delta},
@@ -43,13 +44,12 @@ use kernel::{
 ///     extack: &mut ExtAck<'_>,
 /// ) -> Result<ARef<State>> {
 ///     let offload = old.offload();
-///     NewState::new(old, changes, offload.as_ref(), replaced, extack)?.replace_old()
+///     NewState::new(old, changes, offload.as_ref(), extack)?.replace_old(replaced)
 /// }
 /// ```
 pub struct NewState<'a> {
     draft: Draft,
     old: &'a Found<'a>,
-    replaced: &'a Replaced,
     room: Room,
 }
 
@@ -72,10 +72,9 @@ impl<'a> NewState<'a> {
         old: &'a Found<'a>,
         changes: &Changes,
         offload: Option<&uapi::Offload>,
-        replaced: &'a Replaced,
         extack: &mut ExtAck<'_>,
     ) -> Result<Self> {
-        let mut new = Self::clone_of(old, changes, replaced).inspect_err(|_| {
+        let mut new = Self::clone_of(old, changes).inspect_err(|_| {
             extack.set_weak(format_args!("Failed to clone and setup state"));
         })?;
         new.init(extack).inspect_err(|_| {
@@ -88,7 +87,7 @@ impl<'a> NewState<'a> {
     }
 
     /// Clones `old`, all but its counters, with `changes`.
-    fn clone_of(old: &'a Found<'a>, changes: &Changes, replaced: &'a Replaced) -> Result<Self> {
+    fn clone_of(old: &'a Found<'a>, changes: &Changes) -> Result<Self> {
         // SAFETY: The namespace is valid.
         let ptr = unsafe { raw::xfrm_state_alloc(old.net().as_ptr()) };
         // INVARIANT: A new SA has one reference and is in no table. From here
@@ -105,7 +104,6 @@ impl<'a> NewState<'a> {
         Ok(Self {
             draft,
             old,
-            replaced,
             room: Room::new(),
         })
     }
@@ -166,7 +164,19 @@ impl<'a> NewState<'a> {
     ///
     /// Fails with `ESRCH` if the old one was deleted, replaced, or has expired, and with `ENOMEM`:
     /// nothing has happened then.
-    pub fn replace_old(mut self) -> Result<ARef<State>> {
+    pub fn replace_old(self, replaced: &Replaced) -> Result<ARef<State>> {
+        let net = self.old.net();
+        let (new, lineage) = self.switch()?;
+        if let Some(lineage) = lineage {
+            // SAFETY: Both SAs are of that namespace.
+            unsafe { replaced.defer(net, lineage) };
+        }
+        Ok(new)
+    }
+
+    /// Does it, and returns the lineage if one begins: that has to be given to
+    /// [`Replaced::defer`].
+    fn switch(mut self) -> Result<(ARef<State>, Option<ListArc<Lineage>>)> {
         // The device must be told of the draft without that lock, if it fails.
         let (locked, expires) = stand_still(self.old, &mut self.room)?;
         let net = self.old.net();
@@ -206,13 +216,10 @@ impl<'a> NewState<'a> {
                 close_window(old);
             }
             drop(locked);
-            if let Some(lineage) = kept.flatten() {
-                self.replaced.defer(net, lineage);
-            }
             if meets_larval || (*new).km.seq != 0 {
                 larval::resolve(&held, net);
             }
-            Ok(held)
+            Ok((held, kept.flatten()))
         }
     }
 }
@@ -361,4 +368,173 @@ fn is_timed(limits: &raw::xfrm_lifetime_cfg) -> bool {
         | limits.soft_use_expires_seconds
         | limits.hard_use_expires_seconds
         != 0
+}
+
+#[cfg(CONFIG_XFRM_OFFLOAD)]
+#[kernel::macros::kunit_tests(xfrm_next_new_state)]
+mod tests {
+    use super::*;
+    use crate::{
+        net::Namespace,
+        xfrm::state::{config::Config, lookup},
+    };
+    use kernel::ffi::c_int;
+    use kernel::sync::atomic::{ordering, Atomic};
+    use kernel::sync::lock::{mutex::MutexBackend, Lock};
+    use raw::{XFRM_STATE_DEAD as DEAD, XFRM_STATE_VALID as VALID, XFRM_STATE_VOID as VOID};
+    use uapi::{Address, Id, Mark, Offload};
+
+    const OLD: Id = id(97);
+    const NEW: Id = id(96);
+    /// In place of a phase: there is no SA.
+    const NONE: u32 = u32::MAX;
+
+    const fn id(last: u8) -> Id {
+        Id {
+            daddr: Address([192, 0, 2, last, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            spi: [0x5a, 0xa5, 0xa5, 0x5a],
+            family: uapi::AF_INET,
+            proto: uapi::IPPROTO_ESP,
+            pad: 0,
+        }
+    }
+
+    /// Returns the phases of an SA, and of those that packets to the old and to the new
+    /// destination find.
+    fn phases(state: &State) -> [u32; 3] {
+        let found = |id| lookup::find(Namespace::first(), &id, 0, |_| true);
+        let found = |id| found(id).map_or(NONE, |state| state.phase());
+        [state.phase(), found(OLD), found(NEW)]
+    }
+
+    /// What they were when the device got its last SA.
+    static SEEN: [Atomic<u32>; 3] = [const { Atomic::new(NONE) }; 3];
+
+    static OPS: raw::xfrmdev_ops = raw::xfrmdev_ops {
+        xdo_dev_state_add: Some(add),
+        xdo_dev_state_delete: Some(delete),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// `x` is valid, and has a reference.
+    unsafe extern "C" fn add(
+        _dev: *mut raw::net_device,
+        x: *mut raw::xfrm_state,
+        _extack: *mut raw::netlink_ext_ack,
+    ) -> c_int {
+        // SAFETY: The caller promises it.
+        let phases = phases(unsafe { State::from_raw(x) });
+        let seen = SEEN.iter().zip(phases);
+        seen.for_each(|(seen, phase)| seen.store(phase, ordering::Relaxed));
+        0
+    }
+
+    extern "C" fn delete(_dev: *mut raw::net_device, _x: *mut raw::xfrm_state) {}
+
+    /// A device that takes any SA. Dropping it deletes those that it has.
+    struct TestDevice(*mut raw::net_device);
+
+    impl TestDevice {
+        fn new() -> Result<Self> {
+            let name = c"xfrm_next%d".as_char_ptr();
+            let size = size_of::<raw::net_device_ops>() as c_int;
+            // SAFETY: The device is ours until it is registered. It has no operations but
+            // those for SAs: the others are its private part, all zeros.
+            unsafe {
+                let dev = raw::alloc_netdev_mqs(size, name, 0, Some(raw::ether_setup), 1, 1);
+                let device = dev.as_mut().ok_or(ENOMEM)?;
+                device.netdev_ops = (&raw const device.priv_).cast();
+                device.xfrmdev_ops = &OPS;
+                let result = to_result(raw::register_netdev(dev));
+                result.inspect_err(|_| raw::free_netdev(dev))?;
+                Ok(Self(dev))
+            }
+        }
+
+        /// Adds a valid SA, which the device has.
+        fn add_old(&self) -> Result {
+            /// `struct xfrm_algo_aead` with its key.
+            #[repr(C)]
+            struct Aead([u8; 64], [u32; 2], [u8; 20]);
+
+            let (name, mut aead) = (b"rfc4106(gcm(aes))", Aead([0; 64], [160, 128], [7; 20]));
+            aead.0[..name.len()].copy_from_slice(name);
+            let (mut offload, none) = (Offload::default(), ptr::null_mut());
+            // SAFETY: A new SA is ours until it is inserted, which takes its reference. The
+            // layouts are the same. Without an AEAD it wouldn't be initialized.
+            unsafe {
+                (offload.ifindex, offload.flags) = ((*self.0).ifindex, uapi::OFFLOAD_INBOUND);
+                let net = Namespace::first().as_ptr();
+                let draft = Draft(NonNull::new(raw::xfrm_state_alloc(net)).ok_or(ENOMEM)?);
+                let x = draft.0.as_ptr();
+                (*x).id.daddr = OLD.daddr.into();
+                (*x).id.spi = u32::from_ne_bytes(OLD.spi);
+                (*x).id.proto = OLD.proto;
+                (*x).props.family = OLD.family;
+                (*x).geniv = c"seqiv".as_char_ptr();
+                (*x).aead = raw::xfrm_next_algo_aead_clone((&raw mut aead).cast());
+                to_result(raw::__xfrm_init_state(x, none))?;
+                to_result(raw::xfrm_init_replay(x, none))?;
+                raw::xfrm_set_type_offload(x, true);
+                let offload = (&raw const offload).cast();
+                to_result(raw::xfrm_next_dev_state_add(net, x, offload, none))?;
+                (*x).km.state = VALID as u8;
+                raw::xfrm_state_insert(ManuallyDrop::new(draft).0.as_ptr());
+            }
+            Ok(())
+        }
+    }
+
+    impl Drop for TestDevice {
+        fn drop(&mut self) {
+            // SAFETY: It is registered, and nobody else's.
+            unsafe {
+                raw::unregister_netdev(self.0);
+                raw::free_netdev(self.0);
+            }
+        }
+    }
+
+    /// Moves an SA that a device has: what that saw, what there is then, and the phase of the
+    /// old one. All has gone when it returns, since a test that fails ends at once.
+    fn moved() -> Result<([u32; 3], [u32; 3], u32)> {
+        let (net, device) = (Namespace::first(), TestDevice::new()?);
+        // SAFETY: The lock is always there, and held as long as the evidence.
+        let requests = unsafe {
+            let mutex = &raw mut (*net.as_ptr()).xfrm.xfrm_cfg_mutex;
+            Lock::<(), MutexBackend>::from_raw(mutex.cast())
+        };
+        let _held = requests.lock();
+        // SAFETY: As above; and there needn't be an acknowledgement.
+        let (config, mut extack) =
+            unsafe { (Config::assume(net), ExtAck::from_raw(ptr::null_mut())) };
+        device.add_old()?;
+
+        let old = Found::with_mark(&config, &OLD, Mark::default()).ok_or(ESRCH)?;
+        let changes = Changes {
+            daddr: NEW.daddr,
+            family: NEW.family,
+            ..Changes::default()
+        };
+        let new = NewState::new(&old, &changes, old.offload().as_ref(), &mut extack)?;
+        let (new, lineage) = new.switch()?;
+        // Were there one, the old SA wouldn't be dead.
+        core::mem::forget(lineage);
+        let seen = SEEN.each_ref().map(|seen| seen.load(ordering::Relaxed));
+        let moved = (seen, phases(&new), old.phase());
+        // SAFETY: It is valid; and out of the tables, where the device's end would look for it.
+        unsafe { raw::xfrm_state_delete(old.as_ptr()) };
+        Ok(moved)
+    }
+
+    #[test]
+    fn a_device_has_it_before_it_is_valid() -> Result {
+        let (seen, then, old) = moved()?;
+        assert_eq!(seen, [VOID, VALID, NONE]);
+        assert_eq!(then, [VALID, NONE, VALID]);
+        assert_eq!(old, DEAD);
+        Ok(())
+    }
 }

@@ -49,7 +49,7 @@ pub struct Snapshot {
 }
 
 /// How a new SA differs from the one that it is a clone of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Destination.
     pub daddr: Address,
