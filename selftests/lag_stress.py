@@ -18,12 +18,14 @@ import threading
 import time
 
 from lib import handler, ktap
-from lib.bond import BOND, LAYER2, LAYER34, Bonded, link, master, options, sas, seen
+from lib.bond import (BOND, LAYER2, LAYER34, RTM_DELLINK, XOR, Bonded, feature, link, master, options,
+                      sas, seen)
 from lib.handler import BRIEF, NEITHER
 from lib.ktap import equal, true
-from lib.netlink import Netlink
+from lib.netlink import CREATE, EXCL, Netlink
 from lib.xfrm import Xfrm, migrate
 
+OTHER = "bond1"
 SECONDS = float(os.environ.get("SECONDS", 5))
 
 
@@ -80,14 +82,32 @@ class Stress(contextlib.ExitStack):
                 thread.join()
 
     def adder(self, stack, which):
+        return self.adds(stack, sas(8)[which::2], BOND)
+
+    def adds(self, stack, mine, dev):
         nl = stack.enter_context(Xfrm())
-        mine = sas(8)[which::2]
 
         def act():
             sa = random.choice(mine)
             with contextlib.suppress(OSError):
-                nl.new(self.lag.offloaded(sa))
+                nl.new(self.lag.offloaded(sa, dev))
             nl.delete(random.choice(mine))
+        return act
+
+    def other_bond(self, stack):
+        """It has SAs of its own, comes, and goes."""
+        ns = Rtnl(stack)
+        add = self.adds(stack, sas(12)[16:], OTHER)
+
+        def act():
+            if random.random() < .05:
+                link(ns, OTHER, kind=RTM_DELLINK)
+            link(ns, OTHER, options(mode=XOR), up=True, flags=CREATE | EXCL)
+            with contextlib.suppress(OSError):
+                feature(self.lag.a, OTHER, "esp-hw-offload", True)
+            with contextlib.suppress(OSError):      # it has just gone
+                add()
+        stack.callback(link, ns, OTHER, kind=RTM_DELLINK)
         return act
 
     def migrator(self, stack):
@@ -98,14 +118,15 @@ class Stress(contextlib.ExitStack):
             nl.migrate(migrate(sa, reqid=random.choice((sa.reqid, 99))))
         return act
 
-    def guest(self, stack, number):
+    def guest(self, stack, number, bonds=(BOND,)):
         port = self.guests[number]
         ns = Rtnl(stack)
-        joined, left = master(self.lag.a, BOND), master(self.lag.a)
+        left = master(self.lag.a)
 
         def act():
             link(ns, port.name, up=False)
-            link(ns, port.name, joined)
+            with contextlib.suppress(OSError):      # it has just gone
+                link(ns, port.name, master(self.lag.a, random.choice(bonds)))
             time.sleep(random.random() / 20)
             link(ns, port.name, left)
         return act
@@ -193,10 +214,16 @@ def changes():
         stress(*PACE, ("policies",), ("switch",))
 
 
+def two_bonds_that_share_ports():
+    with handler.module():
+        both = BOND, OTHER
+        stress(*PACE, ("guest", (0, both), (1, both)), ("other_bond",), ("switch",))
+
+
 def everything():
     with handler.module():
         stress(*PACE, ("guest", (0,), (1,)), ("flapper",), ("policies",), ("switch",), ("loader",))
 
 
 if __name__ == "__main__":
-    ktap.main([members, changes] * (not BRIEF) + [everything], handlers=(NEITHER,), load=False)
+    ktap.main([members, changes, two_bonds_that_share_ports] * (not BRIEF) + [everything], handlers=(NEITHER,), load=False)
