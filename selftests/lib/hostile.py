@@ -139,7 +139,7 @@ def compared(act, *probes, factor=2, floor=FLOOR, own=None, user=USER):
                 best[with_module][what] = min(least, seconds)
         slow = {what: (without, best[True][what]) for what, without in best[False].items()
                 if best[True][what] > factor * without + floors.get(what, floor)}
-        print(f"# attempt {attempt + 1}: {time.monotonic() - start:.1f} s")
+        print(f"# attempt {attempt + 1}: {time.monotonic() - start:.1f} s, slow: {slow}")
         if not slow:
             break
     for what, without in best[False].items():
