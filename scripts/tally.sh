@@ -18,6 +18,12 @@ fails() {
 	count 0 1 0
 }
 
+# What could not be tested, for want of something: the end says so.
+untested=()
+lacks() { # WHAT... WHY
+	untested+=("$*")
+}
+
 # What the selftests need beside Python: flood, the kernel's net/ipsec, and a netdevsim
 # with the RFC's resolver.
 build_programs() {
@@ -61,9 +67,10 @@ finish_in_vm() { # FLAVOUR
 	[[ $status == 0 || ($status == 1 && $f != 0) ]] || fails "the $1 kernel: scripts/vm ended with status $status"
 }
 
-# Prints the last line. Succeeds if nothing failed and something passed.
+# Prints the last line, and before it what was not tested. Succeeds if nothing failed and something passed.
 total() {
 	local result="$passed passed, $failed failed"
+	[[ ${#untested[@]} == 0 ]] || printf 'not tested: %s\n' "${untested[@]}"
 	[[ $skipped == 0 ]] || result+=", $skipped skipped"
 	echo "$result"
 	[[ $failed == 0 && $passed != 0 ]]
