@@ -1,0 +1,341 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""An IKE daemon moves its SAs by XFRM_MSG_MIGRATE_STATE when a host's address changes.
+
+MOBIKE, by strongSwan as Debian packages it: 6.1.0 uses the message by itself, 6.0.1
+deletes SAs and adds them again. SOAK=1 in the environment: the long list.
+"""
+
+import contextlib
+import functools
+import re
+import socket
+import struct
+import subprocess
+import time
+
+from lib import ike, ktap, xfrm
+from lib.handler import RUST, SOAK, mended
+from lib.hosts import V4, V4_MOVED, V6, V6_MOVED
+from lib.ike import MIGRATES, PATIENCE, PLAIN, Child, Daemon, Traffic, esp
+from lib.ktap import defect, equal, only, true
+from lib.xfrm import addr
+
+start = functools.partial(Child, start=True)
+GCM = start()
+# Without netfilter: what comes out of the SA has the mark that the policy asks for.
+MARKS = "mark_out = 42\nmark_in = 42\nset_mark_in = 42"
+KINDS = [
+    GCM,
+    start("cbc", 2, "aes128-sha256"),
+    start("chacha20", 3, "chacha20poly1305"),
+    start("window", 4, "aes128gcm16", "replay_window = 2048"),
+    start("marks", 5, "aes128gcm16", MARKS, mark=42),
+    start("transport", 0, "aes128gcm16", "mode = transport"),
+]
+CTR = start("ctr", 6, "aes128ctr-sha256")
+# What else than the addresses may change: the selector and the reqid of transport mode, what
+# packets change, and what 6.0.1 doesn't restore.
+MOVED = {"daddr", "saddr"}
+OF_TRANSPORT = {"sel.daddr", "sel.saddr", "sel.family", "sel.prefixlen_d", "sel.prefixlen_s", "reqid"}
+OF_PACKETS = {"cur.packets", "cur.bytes", "REPLAY_VAL", "REPLAY_ESN_VAL", "LASTUSED"}
+NOT_RESTORED = {"LASTUSED"}
+
+
+def by_spi(ns):
+    return {sa["spi"]: sa for sa in esp(ns)}
+
+
+def numbers(sa):
+    """(last number sent, highest received)."""
+    if "REPLAY_ESN_VAL" in sa:
+        _, oseq, seq, oseq_hi, seq_hi, _ = struct.unpack_from("=6I", sa["REPLAY_ESN_VAL"])
+        return oseq_hi << 32 | oseq, seq_hi << 32 | seq
+    return struct.unpack("=III", sa["REPLAY_VAL"])[:2]
+
+
+class Tunnels(contextlib.ExitStack):
+    """Two hosts with a daemon each, of these roots, and these CHILD_SAs.
+
+    A has two addresses, B one; of IPv6 each has one, if there is any. A daemon looks
+    for any way that leads to the other one.
+    """
+
+    def __init__(self, roots, children, connection="", more="", ipv6=False):
+        super().__init__()
+        for root in roots:
+            ike.need(root)
+        self.children = children
+        self.two = self.enter_context(ike.hosts())
+        self.sides = self.two.a, self.two.b
+        self.ends = list(V4)
+        address(self.two.b, "delete", V4_MOVED[1])
+        for side, ns in enumerate(self.sides):
+            if ipv6:
+                address(ns, "delete", V6_MOVED[side])
+            else:
+                ns.sysctl("ipv6/conf/v/disable_ipv6", 1)
+            ns.address("lo", *(f"{c.end(side)}/32" for c in children if c.number > 1))
+            ns.route(f"10.{2 - side}.0.0/24", dev="v")
+        # Who answers comes first.
+        self.daemons = [self.enter_context(
+            Daemon(self.sides[side], side, roots[side], more, connection, children))
+            for side in (1, 0)][::-1]
+        ktap.wait(lambda: all(len(esp(ns)) == 2 * len(children) for ns in self.sides),
+                  "the CHILD_SAs", PATIENCE)
+        print("# strongSwan", " and ".join(d.version() for d in self.daemons))
+        self.counters = [ns.counters() for ns in self.sides]
+
+    def talk(self, children=None, seconds=PATIENCE):
+        """A datagram arrives at either end of each."""
+        for child in children or self.children:
+            ends = [(child.end(side) if child.number else self.ends[side], child.PORT)
+                    for side in (0, 1)]
+            with contextlib.ExitStack() as stack:
+                sockets = [stack.enter_context(ns.udp(*end)) for ns, end in zip(self.sides, ends)]
+                for s in sockets:
+                    s.settimeout(0.5)
+                    s.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, child.mark)
+                for n in (0, 1):
+                    what = f"{child.name}, from {'ab'[n]}"
+                    ktap.wait(lambda n=n, s=sockets, e=ends: arrives(s[n], s[1 - n], e[1 - n]),
+                              f"a datagram through {what}", seconds, ktap.Failed)
+
+    def move(self, change, to):
+        """All SAs move to these addresses, by a change of a host's."""
+        logs = [len(d.log()) for d in self.daemons]
+        before = [by_spi(ns) for ns in self.sides]
+        with contextlib.ExitStack() as stack:
+            hear = [stack.enter_context(ns.listen(xfrm.GROUP_SA, xfrm.GROUP_MIGRATE)) for ns in self.sides]
+            change()
+            self.ends = to
+            want = {frozenset(map(addr, to))}
+            for ns in self.sides:
+                ktap.wait(lambda ns=ns: {frozenset((sa["saddr"], sa["daddr"])) for sa in esp(ns)} == want
+                          and len(esp(ns)) == len(before[0]), "all SAs have the new address", PATIENCE)
+            for daemon, ns, log, old, heard in zip(self.daemons, self.sides, logs, before, hear):
+                self._check(daemon, old, by_spi(ns), daemon.log(log), [m.kind for m in heard.pending()])
+
+    @staticmethod
+    def _check(daemon, before, after, log, told):
+        who = f"{'ab'[daemon.side]} ({daemon.version()})"
+        equal(sorted(after), sorted(before), f"SPIs at {who}")
+        migrated = {int(n, 16) for n in re.findall(r"migrating SAD entry with SPI (\w{8})", log)}
+        if daemon.root == MIGRATES:
+            equal(told, [xfrm.MIGRATE_STATE] * len(before), f"what the kernel of {who} tells")
+            equal(migrated, set(before), f"SPIs that {who} migrates")
+            for bad in ("updating SAD entry", "unable to", "failed"):
+                true(bad not in log, f"{who} falls back:\n{log}")
+        else:
+            equal(migrated, set(), f"SPIs that {who} migrates")
+            true({xfrm.DELSA, xfrm.NEWSA} <= set(told), f"the kernel of {who} tells {told}")
+        for number, old in before.items():
+            new = after[number]
+            for name, count in {"numbers": numbers, "packets": lambda sa: (sa["cur.packets"], sa["cur.bytes"])}.items():
+                true(all(n >= o for n, o in zip(count(new), count(old))),
+                     f"{who}, SPI {number:#x}: {name} {count(old)}, then {count(new)}")
+            allowed = (MOVED | (OF_TRANSPORT if old["mode"] == xfrm.TRANSPORT else set())
+                       | (OF_PACKETS if numbers(new) != numbers(old) else set())
+                       | (NOT_RESTORED if daemon.root == PLAIN else set()))
+            equal(set(xfrm.changes(old, new)) - allowed, set(), f"changes of SPI {number:#x} at {who}")
+
+    def nothing_refused(self):
+        """No packet was taken for a forged or repeated one."""
+        for ns, old in zip(self.sides, self.counters):
+            changes = xfrm.changes(old, ns.counters())
+            equal({name for name in changes if "Seq" in name or "Proto" in name}, set(), "what B and A count")
+
+    def rekey(self, child):
+        """New SAs; the old ones are deleted where they are now."""
+        old = set(by_spi(self.two.a))
+        self.daemons[0]("--rekey", "--child", child.name)
+        for ns in self.sides:
+            ktap.wait(lambda ns=ns: len(esp(ns)) == 2 * len(self.children) and len(set(by_spi(ns)) - old) == 2,
+                      "two SAs are replaced", PATIENCE)
+
+
+def arrives(sender, receiver, end):
+    with contextlib.suppress(OSError):      # no SA, or nothing yet
+        sender.sendto(b"datagram", end)
+        return receiver.recv(64)
+    return None
+
+
+def address(ns, verb, text):
+    """Adds or deletes it."""
+    bits = 120 if ":" in text else 24
+    with ns.inside():
+        subprocess.run(["ip", "address", verb, f"{text}/{bits}", "dev", "v"]
+                       + ["nodad"] * (":" in text and verb == "add"), check=True)
+
+
+def goes(ns, *texts):
+    return lambda: [address(ns, "delete", text) for text in texts]
+
+
+def comes(ns, new, *old):
+    """The way back: without the old one the daemon has a reason."""
+    def change():
+        address(ns, "add", new)
+        goes(ns, *old)()
+    return change
+
+
+def leaves(t):
+    """A's first address goes."""
+    t.move(goes(t.two.a, V4[0]), [V4_MOVED[0], V4[1]])
+
+
+def returns(t):
+    """It is there again, and the other one goes."""
+    t.move(comes(t.two.a, V4[0], V4_MOVED[0]), list(V4))
+
+
+def there_and_back(roots, children, connection=""):
+    with Tunnels(roots, children, connection) as t:
+        t.talk()
+        with Traffic(t.two) as there, Traffic(t.two.back()) as back:
+            there.flows("before")
+            back.flows("before")
+            leaves(t)
+            there.flows("after")
+            back.flows("after")
+        there.lost("to the peer")
+        back.lost("from the peer")
+        t.talk()
+        t.rekey(GCM)
+        t.talk([GCM])
+        returns(t)
+        t.talk()
+        t.nothing_refused()
+
+
+def both_migrate():
+    # Without an IV generator CTR needs luck, or a peer that lacks it as well.
+    there_and_back((MIGRATES, MIGRATES), KINDS + [CTR] * mended())
+
+
+def beside_an_older_daemon():
+    with Tunnels((MIGRATES, PLAIN), KINDS) as t:
+        t.talk()
+        leaves(t)
+        t.talk()
+        t.nothing_refused()
+
+
+@defect(2)
+def ctr_beside_an_older_daemon():
+    with Tunnels((MIGRATES, PLAIN), [CTR]) as t:
+        t.talk()
+        leaves(t)
+        t.talk(seconds=5)
+
+
+# --- The long list ---------------------------------------------------------
+
+def there_and_back_beside_an_older_daemon():
+    there_and_back((MIGRATES, PLAIN), KINDS)
+
+
+def older_daemon_moves():
+    there_and_back((PLAIN, MIGRATES), KINDS)
+
+
+def encapsulation_is_forced():
+    there_and_back((MIGRATES, MIGRATES), KINDS, "encap = yes")
+
+
+def another_family():
+    with Tunnels((MIGRATES, MIGRATES), KINDS, ipv6=True) as t:
+        t.talk()
+        t.move(goes(t.two.a, V4[0], V4_MOVED[0]), list(V6))
+        t.talk()
+        t.move(comes(t.two.a, V4[0], V6[0]), list(V4))
+        t.talk()
+        t.nothing_refused()
+
+
+def peer_moves_too():
+    """First the one that began, then the one that answered."""
+    with Tunnels((MIGRATES, MIGRATES), KINDS) as t:
+        t.talk()
+        leaves(t)
+        t.move(comes(t.two.b, V4_MOVED[1], V4[1]), list(V4_MOVED))
+        t.talk()
+        t.nothing_refused()
+
+
+def many(count=50):
+    return [start(f"c{n}", n, "aes128gcm16") for n in range(1, count + 1)]
+
+
+def fifty():
+    with Tunnels((MIGRATES, MIGRATES), many()) as t:
+        begin = time.monotonic()
+        leaves(t)
+        print(f"# moved after {time.monotonic() - begin:.1f} s")
+        t.talk()
+        returns(t)
+        t.talk()
+        t.nothing_refused()
+
+
+def killed_in_mid_move():
+    """Each SA is either here or there; another daemon begins anew."""
+    with Tunnels((MIGRATES, MIGRATES), many()) as t:
+        a, daemon = t.two.a, t.daemons[0]
+        before = by_spi(a)
+        hear = a.listen(xfrm.GROUP_MIGRATE)
+        goes(a, V4[0])()
+        for _ in range(30):
+            hear.receive()
+        daemon.kill()
+        after = esp(a)
+        equal(sorted(sa["spi"] for sa in after), sorted(before), "SPIs")
+        moved = sum(addr(V4_MOVED[0]) in (sa["saddr"], sa["daddr"]) for sa in after)
+        print(f"# killed after {moved} of {len(after)} SAs")
+        true(30 <= moved < len(after), f"{moved} of {len(after)} SAs have been moved")
+        for sa in after:
+            changes = set(xfrm.changes(before[sa["spi"]], sa))
+            true(changes <= MOVED, f"changes of an SA: {changes}")
+        a.xfrm.flush()
+        a.xfrm.must(xfrm.FLUSHPOLICY, b"")
+        address(a, "add", V4[0])
+        daemon.start()
+        t.talk(many(3))
+
+
+def losses(roots):
+    """Ten moves, while the old address still receives."""
+    with Tunnels(roots, [GCM], more="interfaces_ignore = d") as t:
+        a = t.two.a
+        a.dummy("d")
+        a.address("d", f"{V4[0]}/32", f"{V4_MOVED[0]}/32")
+        with Traffic(t.two) as there, Traffic(t.two.back()) as back:
+            for n in range(10):
+                (returns if n % 2 else leaves)(t)
+                there.flows("after")
+                back.flows("after")
+        there.lost("to the peer")
+        back.lost("from the peer")
+        for name, ns, old in zip("ab", t.sides, t.counters):
+            print(f"# {name} counts {xfrm.changes(old, ns.counters())}")
+
+
+def losses_of_the_older():
+    losses((PLAIN, PLAIN))
+
+
+def losses_of_the_newer():
+    losses((MIGRATES, MIGRATES))
+
+
+SHORT = [both_migrate, beside_an_older_daemon, ctr_beside_an_older_daemon]
+LONG = [there_and_back_beside_an_older_daemon, older_daemon_moves, encapsulation_is_forced,
+        another_family, peer_moves_too, fifty, killed_in_mid_move, losses_of_the_older,
+        losses_of_the_newer]
+
+if __name__ == "__main__":
+    if not SOAK:
+        only(RUST)(beside_an_older_daemon)
+    ktap.main(SHORT + LONG * SOAK)
