@@ -9,6 +9,8 @@ uses it (scripts/forky).
 import contextlib
 import os
 import re
+import signal
+import socket
 import struct
 import subprocess
 import tempfile
@@ -116,17 +118,22 @@ class Daemon(contextlib.ExitStack):
             local=V4[side], remote=V4[1 - side], me="ab"[side], peer="ba"[side],
             more=connection, children="".join(c.text(side) for c in children)))
         self.process = None
-        self.callback(self._end)
         self.start()
 
     def start(self):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.run + "/charon.vici")
+        for left in "charon.vici", "charon.pid":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.run}/{left}")
         with self.ns.inside():
             self.process = subprocess.Popen(self._inside(CHARON), stdout=subprocess.DEVNULL,
                                             stderr=subprocess.DEVNULL)
-        ktap.wait(lambda: os.path.exists(self.run + "/charon.vici"), "charon answers", PATIENCE)
+        self.callback(self.kill)
+        ktap.wait(self._answers, "charon answers", PATIENCE)
         self("--load-all", "--file", "/run/swanctl.conf")
+
+    def _answers(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            return not s.connect_ex(self.run + "/charon.vici")
 
     def _write(self, name, text):
         with open(f"{self.run}/{name}", "w") as f:
@@ -135,21 +142,20 @@ class Daemon(contextlib.ExitStack):
     def _inside(self, *command):
         """The command line that runs this one in that root, with a /run of our own."""
         links = [w for d in ("bin", "sbin", "lib", "lib64") for w in ("--symlink", f"usr/{d}", f"/{d}")]
-        return ["bwrap", "--ro-bind", f"{self.root}/usr", "/usr", "--ro-bind", f"{self.root}/etc", "/etc",
-                *links, "--dev", "/dev", "--proc", "/proc", "--bind", self.run, "/run",
+        return ["bwrap", "--die-with-parent", "--ro-bind", f"{self.root}/usr", "/usr",
+                "--ro-bind", f"{self.root}/etc", "/etc", *links, "--dev", "/dev", "--proc", "/proc", "--bind", self.run, "/run",
                 "--symlink", "/run", "/var/run", "--cap-add", "ALL",
                 "--setenv", "STRONGSWAN_CONF", "/run/strongswan.conf", "--", *command]
 
-    def _end(self):
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
     def kill(self):
-        self.process.kill()
-        self.process.wait()
+        """Without a chance to clean up; what surrounds it ends then."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(self.run + "/charon.pid") as f:
+            os.kill(int(f.read()), signal.SIGKILL)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:   # it hadn't got that far
+            self.process.kill()
+            self.process.wait()
 
     def __call__(self, *words, fails=False):
         """Runs swanctl, which is to succeed; what it says."""
@@ -157,7 +163,7 @@ class Daemon(contextlib.ExitStack):
             ran = subprocess.run(self._inside("swanctl", *words), text=True, check=False,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         true((ran.returncode != 0) == fails,
-             f"swanctl {' '.join(words)}: status {ran.returncode}\n{ran.stdout}{self.log()}")
+             f"swanctl {' '.join(words)}: status {ran.returncode}\n{ran.stdout}{self.log()[-4000:]}")
         return ran.stdout
 
     def log(self, start=0):
@@ -248,7 +254,3 @@ def need(root):
         raise ktap.Skip("XFRM_NEXT_FORKY names no root directory with strongSwan: scripts/forky makes one"
                         if root == MIGRATES and PLAIN else
                         "XFRM_NEXT_ROOT names no root directory with strongSwan")
-
-
-def version_at_least(daemon, minimum):
-    return tuple(map(int, daemon.version().split("."))) >= minimum
