@@ -47,6 +47,16 @@ def probe_of_unknown_spi_is_esrch():
         equal(reply[:3], (errno.ESRCH, "Can not find state", None), "probe")
 
 
+def probes_of_other_programs_are_esrch():
+    """Which take that for yes: ze asks with family 0, openpacketcore-sdk with the last SPI."""
+    with Netns() as ns:
+        for family, spi in ((0, 1), (2, 0xffffffff)):
+            body = (bytes(16) + struct.pack(">I", spi) + struct.pack("=HBx", family, xfrm.ESP)
+                    + bytes(104) + struct.pack("=HH", 2, 0))
+            reply = ns.xfrm.request(xfrm.MIGRATE_STATE, body)
+            equal(reply[:3], (errno.ESRCH, "Can not find state", None), f"probe of SPI {spi:#x}")
+
+
 def capability_is_required():
     """Without CAP_NET_ADMIN at the time of the request there is no text."""
     with Netns() as ns:
@@ -363,7 +373,7 @@ def namespaces_are_separate():
 
 if __name__ == "__main__":
     ktap.main([
-        probe_of_unknown_spi_is_esrch, capability_is_required,
+        probe_of_unknown_spi_is_esrch, probes_of_other_programs_are_esrch, capability_is_required,
         user_namespace_serves_its_own_network_only, short_header, short_attributes,
         attributes_from_sa_dir_on_are_parsed_strictly, long_attributes_below_sa_dir_are_cut,
         unknown_attribute_types_are_ignored, foreign_attributes, header_values, selector,
