@@ -27,10 +27,10 @@ def to(ns, address):
 
 
 @contextlib.contextmanager
-def daemons(more="", scope=None):
-    """Hosts with a daemon each; more is for A's."""
+def daemons(more="", scope=None, **ways):
+    """Hosts with a daemon each; more is for A's, ways for ike.hosts()."""
     ike.need(ike.PLAIN)
-    with ike.hosts() as two:
+    with ike.hosts(**ways) as two:
         if scope is not None:
             for ns in (two.a, two.b):
                 spi.scope(ns, scope)
@@ -103,8 +103,7 @@ def mobike():
         a.initiate()
         with Traffic(two) as traffic:
             traffic.flows("before")
-            with two.a.inside():
-                subprocess.run(["ip", "address", "delete", V4[0] + "/24", "dev", "v"], check=True)
+            ike.address(two.a, "delete", V4[0])
             for ns in (two.a, two.b):
                 ktap.wait(lambda ns=ns: to(ns, V4_MOVED[0]) and not to(ns, V4[0]),
                           "the SAs have the other address", PATIENCE)
@@ -139,7 +138,7 @@ def text(address):
 
 def move_by_hand():
     moves = dict(zip(V4, V4_MOVED))
-    with daemons() as (two, a, b):
+    with daemons(by_hand=True) as (two, a, b):
         a.initiate()
         with Traffic(two) as traffic:
             traffic.flows("before")

@@ -11,13 +11,12 @@ import functools
 import re
 import socket
 import struct
-import subprocess
 import time
 
 from lib import ike, ktap, xfrm
 from lib.handler import RUST, SOAK, mended
-from lib.hosts import V4, V4_MOVED, V6, V6_MOVED
-from lib.ike import MIGRATES, PATIENCE, PLAIN, Child, Daemon, Traffic, esp
+from lib.hosts import V4, V4_MOVED, V6
+from lib.ike import MIGRATES, PATIENCE, PLAIN, Child, Daemon, Traffic, address, esp
 from lib.ktap import defect, equal, only, true
 from lib.xfrm import addr
 
@@ -60,26 +59,17 @@ def counters(sa):
 
 
 class Tunnels(contextlib.ExitStack):
-    """Two hosts with a daemon each, of these roots, and these CHILD_SAs.
-
-    A has two addresses, B one; of IPv6 each has one, if there is any. A daemon looks
-    for any way that leads to the other one.
-    """
+    """Two hosts with a daemon each, of these roots, and these CHILD_SAs."""
 
     def __init__(self, roots, children, connection="", ipv6=False):
         super().__init__()
         for root in roots:
             ike.need(root)
         self.children = children
-        self.two = self.enter_context(ike.hosts())
+        self.two = self.enter_context(ike.hosts(ipv6))
         self.sides = self.two.a, self.two.b
         self.ends = list(V4)
-        address(self.two.b, "delete", V4_MOVED[1])
         for side, ns in enumerate(self.sides):
-            if ipv6:
-                address(ns, "delete", V6_MOVED[side])
-            else:
-                ns.sysctl("ipv6/conf/v/disable_ipv6", 1)
             ns.address("lo", *(f"{c.end(side)}/32" for c in children if c.number > 1))
             ns.route(f"10.{2 - side}.0.0/24", dev="v")
         # Who answers comes first.
@@ -165,14 +155,6 @@ def arrives(sender, receiver, end):
         sender.sendto(b"datagram", end)
         return receiver.recv(64)
     return None
-
-
-def address(ns, verb, text):
-    """Adds or deletes it."""
-    bits = 120 if ":" in text else 24
-    with ns.inside():
-        subprocess.run(["ip", "address", verb, f"{text}/{bits}", "dev", "v"]
-                       + ["nodad"] * (":" in text and verb == "add"), check=True)
 
 
 def goes(ns, *texts):

@@ -18,7 +18,7 @@ import threading
 from dataclasses import dataclass
 
 from lib import ktap, spi, xfrm
-from lib.hosts import V4, Hosts
+from lib.hosts import V4, V4_MOVED, V6_MOVED, Hosts
 from lib.ktap import true
 
 PLAIN = os.environ.get("XFRM_NEXT_ROOT", "")
@@ -238,13 +238,27 @@ class Traffic:
         return lost
 
 
+def address(ns, verb, text):
+    """Adds an address of v's, or deletes it."""
+    with ns.inside():
+        subprocess.run(["ip", "address", verb, f"{text}/{120 if ':' in text else 24}", "dev", "v"]
+                       + ["nodad"] * (":" in text and verb == "add"), check=True)
+
+
 @contextlib.contextmanager
-def hosts():
-    """The two, where another address may take the place of one, and SAs are waited for."""
+def hosts(ipv6=False, by_hand=False):
+    """The two. When its address goes A has one way left: a daemon tries all that there
+    are, and takes the one where it is answered first. by_hand: B has its other address."""
     with Hosts() as two:
-        for ns in (two.a, two.b):
+        for side, ns in enumerate((two.a, two.b)):
             spi.patient(ns)
             ns.sysctl("ipv4/conf/all/promote_secondaries", 1)
+            if ipv6:
+                address(ns, "delete", V6_MOVED[side])
+            else:
+                ns.sysctl("ipv6/conf/v/disable_ipv6", 1)
+        if not by_hand:
+            address(two.b, "delete", V4_MOVED[1])
         yield two
 
 
