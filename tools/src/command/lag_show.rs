@@ -33,7 +33,8 @@ patches, and debugfs.
 
 fn run(mut args: Args<'_>, output: &mut Output<'_>, _links: &dyn Links) -> Result<u8> {
     let dev = parse(&mut args)?;
-    let text = read().map_err(Error::system("Cannot read the module's list"))?;
+    let what = "Cannot read the module's list of bonds (is it loaded, debugfs mounted, the kernel patched?)";
+    let text = read().map_err(Error::system(what))?;
     let netns = fs::metadata("/proc/self/ns/net")
         .map_err(Error::system("Cannot name the network namespace"))?
         .ino();
