@@ -213,8 +213,11 @@ class Flood(Hosts):
 
 
 def settle(*hosts):
-    """Waits until the numbers of packets that were handled stand still."""
-    last, now = None, [host.xfrm.all() for host in hosts]
-    while last != now:
-        time.sleep(0.3)
-        last, now = now, [host.xfrm.all() for host in hosts]
+    """Waits until the numbers of packets that were handled stand still: the host may not run a
+    CPU of theirs for some tenths of a second."""
+    last, still = None, 0
+    while still < 4:
+        now = [host.xfrm.all() for host in hosts]
+        still = still + 1 if now == last else 0
+        last = now
+        time.sleep(0.2)
