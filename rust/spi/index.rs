@@ -46,11 +46,11 @@ impl Key {
         }
     }
 
-    /// In which tree it is.
+    /// In which tree it is: outbound ones are in that of the others.
     fn tree(&self) -> usize {
         // 2^64 divided by the golden ratio: the upper bits of the product are spread well, if
         // SPIs are in the lower half.
-        let head = self.head.rotate_left(32);
+        let head = (self.head & !1).rotate_left(32);
         (head.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TREES_BITS)) as usize
     }
 }
@@ -65,10 +65,10 @@ impl Seen {
     }
 }
 
-/// In how many trees the keys are, by their heads, so that few steps lead to one:
-/// 8 KiB for each namespace that needs the index.
+/// In how many trees the keys are, by SPI and protocol, so that few steps lead to one:
+/// 16 KiB for each namespace that needs the index.
 const TREES: usize = 1 << TREES_BITS;
-const TREES_BITS: u32 = 10;
+const TREES_BITS: u32 = 11;
 
 /// More keys than twice the SAs, and these, are not kept while SPIs are asked for.
 const SLACK: usize = 64;
@@ -143,6 +143,7 @@ impl Index {
         self.insert(Key::new(&id, state.dir() == SA_DIR_OUT, hash), room)
     }
 
+    #[inline]
     fn insert(&mut self, key: Key, room: Room) -> Option<Room> {
         let same = self.trees[key.tree()]
             .insert(room.into_node(key, ()))
@@ -157,17 +158,14 @@ impl Index {
     /// and has another destination. All arrivals must have been read, with the table
     /// locked since.
     pub fn first(&self, rule: Rule, wanted: &Id) -> Option<Seen> {
-        let marked: &[bool] = match rule {
-            Rule::Destination => &[],
-            Rule::Inbound => &[false],
-            Rule::Namespace => &[false, true],
-        };
-        marked.iter().find_map(|&outbound| {
-            let first = Key::new(wanted, outbound, 0);
-            let cursor = self.trees.get(first.tree())?.cursor_lower_bound(&first)?;
-            let key = *cursor.current().0;
-            (key.head == first.head).then_some(Seen(key))
-        })
+        if rule == Rule::Destination {
+            return None;
+        }
+        let first = Key::new(wanted, false, 0);
+        let end = Key::new(wanted, rule == Rule::Namespace, u32::MAX);
+        let cursor = self.trees.get(first.tree())?.cursor_lower_bound(&first)?;
+        let key = *cursor.current().0;
+        (key <= end).then_some(Seen(key))
     }
 
     /// Forgets a chain in which there is no such SA any more. `chains` is that of the table when

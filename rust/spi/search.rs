@@ -13,7 +13,6 @@ use crate::{
     net::{work::yield_cpu, Namespace},
     xfrm::{spi::Arrivals, state::SpiHash, uapi::Id, State, Table},
 };
-use core::iter::Peekable;
 use kernel::pr_warn_once;
 
 /// What has become of it.
@@ -79,6 +78,8 @@ pub struct Search<'a> {
     /// Whether there is no memory for the index, so that all SAs are looked
     /// through each time.
     walks: bool,
+    /// The candidate to be tried again.
+    again: Option<u32>,
     /// Whether the index has been told to forget all, which once is enough for.
     shrunk: bool,
 }
@@ -101,13 +102,13 @@ impl<'a> Search<'a> {
             index,
             arrivals,
             walks: false,
+            again: None,
             shrunk: false,
         }
     }
 
     /// Tries the candidates until one is given. May sleep.
-    pub fn run(mut self, candidates: Candidates) -> Outcome {
-        let mut candidates = candidates.peekable();
+    pub fn run(mut self, mut candidates: Candidates) -> Outcome {
         loop {
             let room = if self.asks_index() {
                 self.index.make_room()
@@ -137,7 +138,8 @@ impl<'a> Search<'a> {
 
     /// Tries some candidates under one hold of the locks, and gives the SA the
     /// first that is free.
-    fn attempt(&mut self, candidates: &mut Peekable<Candidates>) -> Attempt {
+    #[inline]
+    fn attempt(&mut self, candidates: &mut Candidates) -> Attempt {
         let locked = self.state.lock();
         if locked.is_dead() {
             return Attempt::Ends(Outcome::Dead);
@@ -160,7 +162,7 @@ impl<'a> Search<'a> {
         let mut wanted = self.state.id();
         let mut looks = 0;
         for _ in 0..AT_ONCE {
-            let Some(spi) = candidates.peek() else {
+            let Some(spi) = self.again.take().or_else(|| candidates.next()) else {
                 return Attempt::Ends(Outcome::Taken);
             };
             wanted.spi = spi.to_be_bytes();
@@ -169,9 +171,12 @@ impl<'a> Search<'a> {
                     locked.give_spi(wanted.spi, self.dir, &table);
                     return Attempt::Ends(Outcome::Done);
                 }
-                Holder::Gone(seen) => return Attempt::Gone(seen, table.chains()),
-                Holder::Somebody => candidates.next(),
-            };
+                Holder::Gone(seen) => {
+                    self.again = Some(spi);
+                    return Attempt::Gone(seen, table.chains());
+                }
+                Holder::Somebody => (),
+            }
             if looks > LOOKS {
                 break;
             }
