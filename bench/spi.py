@@ -103,7 +103,7 @@ def by_sharing(who, ns, **what):
                 jobs.wide()
             refused = scope == 2
             costs = []
-            for _ in range(FEW):
+            for _ in range(COUNT // 4):
                 cost, _ = jobs.alloc((SHARED, SHARED), errno.ENOENT if refused else 0)
                 costs.append(cost)
                 if not refused:
