@@ -88,8 +88,8 @@ def by(who, ns):
 def share(ns, count, in_one_chain):
     """Adds outbound SAs of one SPI."""
     for n in range(1, count + 1):
-        to = spi.in_one_chain(n, SHARED) if in_one_chain else f"11.{n >> 16}.{n >> 8 & 255}.{n & 255}"
-        sa = SA(HERE, to, SHARED, reqid=n).but({"SA_DIR": b"\2"})
+        address = spi.in_one_chain if in_one_chain else spi.spread
+        sa = SA(HERE, address(n, SHARED), SHARED, reqid=n).but({"SA_DIR": b"\2"})
         ns.xfrm.send(ns.xfrm.message(xfrm.NEWSA, sa.pack(), CREATE).pack())
     assert ns.xfrm.count() == count and not ns.xfrm.pending()
 

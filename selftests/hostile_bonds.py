@@ -105,11 +105,12 @@ def many(spread):
     def act():
         with Netns() as first:
             first.dummy("d0")
-            spaces = [first] if not spread else [Netns() for _ in range(BONDS // 4)]
+            count = BONDS // 4 if spread else BONDS
+            spaces = [Netns() for _ in range(count)] if spread else [first]
             before, start = tasks(), time.monotonic()
-            for n in range(BONDS if not spread else len(spaces)):
+            for n in range(count):
                 make(spaces[n % len(spaces)], f"b{n}")
-            took = {"a bond": (time.monotonic() - start) / (BONDS if not spread else len(spaces))}
+            took = {"a bond": (time.monotonic() - start) / count}
             start = time.monotonic()
             for n in range(100):
                 first.up("d0", n % 2)
@@ -118,10 +119,9 @@ def many(spread):
                 took["deletion of one"] = min(took.get("deletion of one", math.inf),
                                               timed(delete, spaces[n % len(spaces)], f"b{n}"))
             most = tasks()
-            start = time.monotonic()
             home = Netns()
-            for ns in spaces:
-                home.veth(f"v{spaces.index(ns)}", ns, "v")
+            for n, ns in enumerate(spaces):
+                home.veth(f"v{n}", ns, "v")
             start = time.monotonic()
             for ns in spaces:
                 ns.cleanup.close()

@@ -6,7 +6,6 @@ SAS=N in the environment: of how many SAs.
 """
 
 import os
-import socket
 import struct
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from lib.handler import BRIEF, DEBUG, NEITHER, SOAK
 from lib.hostile import compared
 from lib.ktap import equal, true
 from lib.netlink import CREATE, EXCL, REQUEST, Message
-from lib.spi import in_one_chain, larval, request
+from lib.spi import in_one_chain, larval, request, spread
 from lib.xfrm import DIR_IN, DIR_OUT, SA, Xfrm
 
 SAS = int(os.environ.get("SAS", 500 if BRIEF else 50000 if SOAK and not DEBUG else 2000))
@@ -25,10 +24,6 @@ HERE, PEER = "10.9.9.9", "10.8.8.8"
 NEW = CREATE | EXCL
 NULL = {"ALG_CRYPT": struct.pack("=64sI", b"ecb(cipher_null)", 0),
         "ALG_AUTH": struct.pack("=64sI", b"digest_null", 0)}
-
-
-def spread(n, _spi):
-    return socket.inet_ntoa(struct.pack(">I", 0x0b000000 + n))
 
 
 def each(nl, kind, bodies, flags=0):

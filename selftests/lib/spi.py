@@ -36,6 +36,11 @@ def in_one_chain(n, spi):
     return socket.inet_ntoa(struct.pack(">I", h ^ network_order))
 
 
+def spread(n, _spi):
+    """The n-th address, whose SAs are all over the table."""
+    return socket.inet_ntoa(struct.pack(">I", 0x0b000000 + n))
+
+
 @contextlib.contextmanager
 def namespace(value=None):
     """A namespace with this scope, served by the module."""
