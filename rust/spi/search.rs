@@ -49,16 +49,6 @@ enum Holder {
     Gone(Seen),
 }
 
-impl From<bool> for Holder {
-    fn from(found: bool) -> Self {
-        if found {
-            Self::Somebody
-        } else {
-            Self::Nobody
-        }
-    }
-}
-
 /// How many candidates are tried with the tables locked.
 const AT_ONCE: usize = 16;
 /// How many SAs are looked at with the tables locked, and the rest of two chains.
@@ -197,8 +187,11 @@ impl<'a> Search<'a> {
             sa.spi() == wanted.spi && self.rule.forbids(wanted, &sa.id(), sa.dir())
         };
 
-        if self.walks && self.rule.looks_beyond_destination() {
-            return Holder::from(table.iter().any(forbids));
+        if self.walks {
+            return match table.iter().any(forbids) {
+                true => Holder::Somebody,
+                false => Holder::Nobody,
+            };
         }
         // The index knows of all SAs, but doesn't tell outbound ones by their destination.
         let own = (self.rule != Rule::Namespace).then(|| SpiHash::of(wanted));
