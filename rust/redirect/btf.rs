@@ -199,7 +199,14 @@ impl<'a> Types<'a> {
             _ => return Err(Unreadable),
         };
         put(out, prefix)?;
-        put(out, self.name(t.name)?)
+        put(
+            out,
+            match self.name(t.name)? {
+                // As clang calls it.
+                "unsigned short" => "short unsigned int",
+                name => name,
+            },
+        )
     }
 }
 

@@ -7,7 +7,7 @@
 //! kernel to have `CONFIG_DYNAMIC_FTRACE_WITH_ARGS`.
 //!
 //! Each call is decided by itself, so a [`Target`] can leave some to the
-//! kernel. Dropping a [`Redirect`] ends new calls first, then waits for those
+//! kernel; those by the module itself always are. Dropping a [`Redirect`] ends new calls first, then waits for those
 //! that run (docs/internals.md says in which order, and why that suffices).
 //!
 //! C header: `include/linux/ftrace.h`
@@ -18,7 +18,7 @@ mod prototype;
 mod signature;
 
 pub use gate::{Gate, Pass};
-pub use prototype::{CType, Prototype};
+pub use prototype::{Be32, CType, Prototype, U32, U8};
 
 use crate::{net::TextBarrier, raw};
 use core::{marker::PhantomData, pin::Pin};
@@ -254,7 +254,7 @@ impl<T: Target> Redirect<T> {
     /// `ops` is that of a `Self`, `registers` are those of the call.
     unsafe extern "C" fn enter(
         _ip: c_ulong,
-        _parent_ip: c_ulong,
+        parent_ip: c_ulong,
         ops: *mut raw::ftrace_ops,
         registers: *mut raw::ftrace_regs,
     ) {
@@ -267,7 +267,8 @@ impl<T: Target> Redirect<T> {
             _call: PhantomData,
         };
 
-        if target.serves(&arguments) {
+        // SAFETY: It may be called anywhere.
+        if target.serves(&arguments) && !unsafe { raw::xfrm_next_is_ours(parent_ip) } {
             T::gate().enter();
             // SAFETY: The registers are those of this call, for which the
             // target's safety requirements make the replacement fit. Its text

@@ -7,7 +7,7 @@
 //! newtypes where they are needed.
 
 use core::fmt;
-use kernel::ffi::{c_int, c_ulong};
+use kernel::ffi::{c_int, c_ulong, c_ushort};
 
 /// A C type that can be told by its name.
 pub trait CType {
@@ -25,6 +25,43 @@ impl<T: CType> CType for *mut T {
     fn write(f: &mut dyn fmt::Write) -> fmt::Result {
         T::write(f)?;
         f.write_str(" *")
+    }
+}
+
+macro_rules! c_typedefs {
+    ($($(#[$doc:meta])* $name:ident($inner:ty) = $c:literal;)*) => {$(
+        $(#[$doc])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy)]
+        pub struct $name(pub $inner);
+
+        impl CType for $name {
+            fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+                f.write_str($c)
+            }
+        }
+    )*};
+}
+
+c_typedefs! {
+    /// The C type `u8`, by the name that BTF has for it.
+    U8(u8) = "u8";
+    /// The C type `u32`, likewise.
+    U32(u32) = "u32";
+    /// The C type `__be32`, likewise.
+    Be32(u32) = "__be32";
+}
+
+impl<T: CType> CType for *const T {
+    fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+        f.write_str("const ")?;
+        <*mut T as CType>::write(f)
+    }
+}
+
+impl CType for c_ushort {
+    fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+        f.write_str("short unsigned int")
     }
 }
 

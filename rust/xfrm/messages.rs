@@ -22,7 +22,13 @@ macro_rules! c_structs {
     )*};
 }
 
-c_structs!(sk_buff, nlmsghdr, nlattr, netlink_ext_ack, xfrm_state);
+c_structs!(sk_buff, nlmsghdr, nlattr, net, netlink_ext_ack, xfrm_state);
+
+impl CType for raw::xfrm_address_t {
+    fn write(f: &mut dyn fmt::Write) -> fmt::Result {
+        f.write_str("xfrm_address_t")
+    }
+}
 
 /// How many attributes there can be: `XFRMA_MAX` and 0.
 pub(in crate::xfrm) const ATTRIBUTES: usize = raw::xfrm_attr_type_t___XFRMA_MAX as usize;

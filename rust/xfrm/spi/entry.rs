@@ -11,14 +11,14 @@
 use crate::{
     net::{netlink::Request, ExtAck, Namespace},
     raw,
-    redirect::{Arguments, CType, Gate, Target},
+    redirect::{Arguments, Gate, Target, U32},
     xfrm::{
         messages::{Doit, ATTRIBUTES},
         state::config::Config,
         State,
     },
 };
-use core::{fmt, ops::RangeInclusive};
+use core::ops::RangeInclusive;
 use kernel::{
     error::{from_result, to_result},
     ffi::c_int,
@@ -102,17 +102,6 @@ unsafe extern "C" fn user_spi<H: AllocSpi>(
     // SAFETY: xfrm_netlink_rcv() holds it meanwhile.
     let config = unsafe { Config::assume(request.net) };
     from_result(|| pass.target().0.serve(&config, request).map(|()| 0))
-}
-
-/// The C type `u32`, by the name that BTF has for it.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub struct U32(u32);
-
-impl CType for U32 {
-    fn write(f: &mut dyn fmt::Write) -> fmt::Result {
-        f.write_str("u32")
-    }
 }
 
 /// Redirects `xfrm_alloc_spi()`, which all but netlink call, to `H`.
