@@ -20,6 +20,7 @@ struct net;
 struct net_device;
 struct netlink_ext_ack;
 struct nlmsghdr;
+struct sec_path;
 struct sk_buff;
 struct sock;
 struct timer_list;
@@ -35,6 +36,7 @@ struct xfrm_user_sec_ctx;
 
 /* ftrace */
 unsigned long xfrm_next_ftrace_first_argument(struct ftrace_regs *fregs);
+bool xfrm_next_is_ours(unsigned long address);
 void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip);
 void xfrm_next_synchronize_rcu_tasks(void);
 
@@ -97,6 +99,7 @@ u8 *xfrm_next_geniv_salt(const struct xfrm_state *x, unsigned int *size);
 const char *xfrm_next_aead_driver(struct crypto_aead *aead);
 void xfrm_next_aead_free(struct crypto_aead *aead);
 void xfrm_next_type_get(struct xfrm_state *x);
+void xfrm_next_tunnel_put(struct xfrm_state *t);
 int xfrm_next_state_kern(const struct xfrm_state *x);
 struct net *xfrm_next_state_net(struct xfrm_state *x);
 bool xfrm_next_addr_equal(const xfrm_address_t *a, const xfrm_address_t *b,
@@ -133,6 +136,7 @@ bool xfrm_next_poll_state_synchronize_rcu(unsigned long cookie);
 void xfrm_next_init_delayed_work(struct delayed_work *work, work_func_t func);
 bool xfrm_next_queue_delayed_work(struct delayed_work *work,
 				  unsigned long delay);
+bool xfrm_next_mod_delayed_work(struct delayed_work *work, unsigned long delay);
 void xfrm_next_cond_resched(void);
 
 /* replaced states */
@@ -153,6 +157,7 @@ void xfrm_next_audit_state_replay_overflow(struct xfrm_state *x,
 /* packets */
 struct xfrm_skb_cb *xfrm_next_skb_cb(struct sk_buff *skb);
 struct xfrm_offload *xfrm_next_skb_offload(struct sk_buff *skb);
+struct sec_path *xfrm_next_skb_sec_path(const struct sk_buff *skb);
 unsigned int xfrm_next_skb_len(const struct sk_buff *skb);
 unsigned int xfrm_next_skb_gso_segs(const struct sk_buff *skb);
 

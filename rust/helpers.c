@@ -83,6 +83,11 @@ unsigned long xfrm_next_ftrace_first_argument(struct ftrace_regs *fregs)
 	return ftrace_regs_get_argument(fregs, 0);
 }
 
+bool xfrm_next_is_ours(unsigned long address)
+{
+	return within_module(address, THIS_MODULE);
+}
+
 void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip)
 {
 	ftrace_regs_set_instruction_pointer(fregs, ip);
@@ -443,6 +448,16 @@ void xfrm_next_aead_free(struct crypto_aead *aead)
 	crypto_free_aead(aead);
 }
 
+/* As xfrm_state_delete_tunnel() of net/xfrm/xfrm_state.c, which is static. */
+void xfrm_next_tunnel_put(struct xfrm_state *t)
+{
+	if (!t)
+		return;
+	if (atomic_dec_return(&t->tunnel_users) == 1)
+		xfrm_state_delete(t);
+	xfrm_state_put(t);
+}
+
 void xfrm_next_type_get(struct xfrm_state *x)
 {
 	__module_get(x->type->owner);
@@ -477,6 +492,11 @@ bool xfrm_next_queue_delayed_work(struct delayed_work *work,
 				  unsigned long delay)
 {
 	return queue_delayed_work(system_dfl_wq, work, delay);
+}
+
+bool xfrm_next_mod_delayed_work(struct delayed_work *work, unsigned long delay)
+{
+	return mod_delayed_work(system_dfl_wq, work, delay);
 }
 
 void xfrm_next_cond_resched(void)
@@ -572,6 +592,11 @@ struct xfrm_skb_cb *xfrm_next_skb_cb(struct sk_buff *skb)
 struct xfrm_offload *xfrm_next_skb_offload(struct sk_buff *skb)
 {
 	return xfrm_offload(skb);
+}
+
+struct sec_path *xfrm_next_skb_sec_path(const struct sk_buff *skb)
+{
+	return skb_sec_path(skb);
 }
 
 unsigned int xfrm_next_skb_gso_segs(const struct sk_buff *skb)

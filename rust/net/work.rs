@@ -16,11 +16,11 @@ use kernel::{
 
 /// What there is to do, again and again.
 pub trait Work: Send + Sync {
-    /// How long to wait before it is done, or done again.
+    /// How long to wait before it is done.
     const DELAY: Msecs;
 
-    /// Does it. Returns whether it is to be done again. May sleep.
-    fn run(&self) -> bool;
+    /// Does it. Returns after how long it is to be done again, if it is. May sleep.
+    fn run(&self) -> Option<Msecs>;
 }
 
 /// [`Work`] that is done when it has been asked for. Dropping it, which may sleep, waits
@@ -38,10 +38,10 @@ pub trait Work: Send + Sync {
 /// impl Work for Heap {
 ///     const DELAY: Msecs = 100;
 ///
-///     fn run(&self) -> bool {
+///     fn run(&self) -> Option<Msecs> {
 ///         let leaves = core::mem::take(&mut *self.0.lock());
 ///         drop(leaves);
-///         false
+///         None
 ///     }
 /// }
 /// ```
@@ -74,9 +74,21 @@ impl<T: Work> Delayed<T> {
 
     /// Asks for it, if that hasn't been done. Any context.
     pub fn ask(&self) {
+        self.ask_in(T::DELAY);
+    }
+
+    fn ask_in(&self, delay: Msecs) {
         // SAFETY: By the type invariant; it is cancelled before it goes.
         unsafe {
-            raw::xfrm_next_queue_delayed_work(self.work.get(), msecs_to_jiffies(T::DELAY));
+            raw::xfrm_next_queue_delayed_work(self.work.get(), msecs_to_jiffies(delay));
+        }
+    }
+
+    /// Asks for it, also if that has been done for another time. Any context.
+    pub fn ask_anew(&self) {
+        // SAFETY: As above.
+        unsafe {
+            raw::xfrm_next_mod_delayed_work(self.work.get(), msecs_to_jiffies(T::DELAY));
         }
     }
 
@@ -87,8 +99,8 @@ impl<T: Work> Delayed<T> {
         // SAFETY: The caller promises it: the work is the first field of the first field.
         // Dropping it waits for us.
         let this = unsafe { &*work.cast::<Self>() };
-        if this.inner.run() {
-            this.ask();
+        if let Some(delay) = this.inner.run() {
+            this.ask_in(delay);
         }
     }
 }

@@ -103,13 +103,13 @@ struct Known<'net> {
 impl Work for Known<'_> {
     const DELAY: Msecs = 10_000;
 
-    fn run(&self) -> bool {
+    fn run(&self) -> Option<Msecs> {
         // Who asks for an SPI may have it for long.
         let Some(mut index) = self.index.try_lock() else {
-            return true;
+            return Some(Self::DELAY);
         };
         index.shrink(&self.arrivals);
-        !index.is_empty()
+        (!index.is_empty()).then_some(Self::DELAY)
     }
 }
 

@@ -49,11 +49,15 @@ pub mod attr {
 
 /// `AF_UNSPEC`.
 pub const AF_UNSPEC: u16 = 0;
+/// `XFRM_MODE_TUNNEL`.
+pub const MODE_TUNNEL: u8 = 1;
 /// `AF_INET`.
 pub const AF_INET: u16 = 2;
 /// `AF_INET6`.
 pub const AF_INET6: u16 = 10;
 
+/// `IPPROTO_IPIP`.
+pub const IPPROTO_IPIP: u8 = 4;
 /// `IPPROTO_ESP`.
 pub const IPPROTO_ESP: u8 = 50;
 /// `IPPROTO_AH`.

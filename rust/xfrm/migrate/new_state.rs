@@ -10,7 +10,7 @@ use crate::{
     net::ExtAck,
     raw,
     xfrm::{
-        replaced::{self, close_window, Lineage, Replaced, Room},
+        replaced::{self, close_window, Deferred, Replaced, Room},
         spi::larval,
         state::{
             tables::{in_hardware, outdate_routes, take_place, Counts},
@@ -19,11 +19,13 @@ use crate::{
         uapi, State,
     },
 };
-use core::{mem::ManuallyDrop, ptr, ptr::NonNull};
+use core::{
+    mem::{self, ManuallyDrop},
+    ptr::{self, NonNull},
+};
 use kernel::{
     error::to_result,
     ffi::c_ulong,
-    list::ListArc,
     prelude::*,
     sync::aref::ARef,
     time::{delay::fsleep, Delta},
@@ -152,6 +154,13 @@ impl<'a> NewState<'a> {
         self.draft.0.as_ptr()
     }
 
+    /// Whether packets that find the old SA don't find this one.
+    fn leaves(&self) -> bool {
+        // SAFETY: The reference is ours.
+        let new = unsafe { State::from_raw(self.as_ptr()) };
+        new.id() != self.old.id() || new.mark() != self.old.mark()
+    }
+
     /// Puts the SA in the place of the old one: it takes over counters, windows
     /// and what is left of the lifetime, and is valid. May sleep; not under locks of SAs.
     ///
@@ -165,18 +174,21 @@ impl<'a> NewState<'a> {
     /// Fails with `ESRCH` if the old one was deleted, replaced, or has expired, and with `ENOMEM`:
     /// nothing has happened then.
     pub fn replace_old(self, replaced: &Replaced) -> Result<ARef<State>> {
-        let net = self.old.net();
-        let (new, lineage) = self.switch()?;
-        if let Some(lineage) = lineage {
-            // SAFETY: Both SAs are of that namespace.
-            unsafe { replaced.defer(net, lineage) };
-        }
-        Ok(new)
+        replaced.with(self.old.net(), |deferred| {
+            let (new, asks) = self.switch(deferred)?;
+            if asks {
+                deferred.ask_anew();
+            }
+            Ok(new)
+        })
     }
 
-    /// Does it, and returns the lineage if one begins: that has to be given to
-    /// [`Replaced::defer`].
-    fn switch(mut self) -> Result<(ARef<State>, Option<ListArc<Lineage>>)> {
+    /// Does it, and returns whether the work of `deferred`, which is that of the namespace, has
+    /// to be asked for anew.
+    fn switch(mut self, deferred: &Deferred<'_>) -> Result<(ARef<State>, bool)> {
+        if deferred.grace() != 0 && self.old.dir() != uapi::SA_DIR_OUT && self.leaves() {
+            self.room.add_address(self.old)?;
+        }
         // The device must be told of the draft without that lock, if it fails.
         let (locked, expires) = stand_still(self.old, &mut self.room)?;
         let net = self.old.net();
@@ -191,7 +203,7 @@ impl<'a> NewState<'a> {
             let held: ARef<State> = ARef::from_raw(NonNull::new_unchecked(new).cast());
             let place = self.room.place(&locked);
             let place = place.filter(|_| can_be_kept(old, new));
-            let (meets_larval, kept) = {
+            let (meets_larval, asks) = {
                 // Until its timers are right, no packet may find a limit; and a
                 // device may know it already.
                 let nested = held.lock_nested();
@@ -203,23 +215,28 @@ impl<'a> NewState<'a> {
                 };
                 let meets_larval = take_place(new, old, counts);
                 take_timers(new, old, expires);
-                let kept = place.map(|place| {
+                let asks = place.map(|place| {
                     release(old);
                     // Who has waited for the tables may have put it into a cache just now.
                     self.old.leave_caches();
-                    place.keep(&nested)
+                    place.keep(&nested, deferred)
                 });
-                (meets_larval, kept)
+                (meets_larval, asks)
             };
-            if kept.is_none() {
+            let tunnel = if asks.is_none() {
                 raw::__xfrm_state_delete(old);
                 close_window(old);
-            }
+                ptr::null_mut()
+            } else {
+                mem::replace(&mut (*old).tunnel, ptr::null_mut())
+            };
             drop(locked);
+            raw::xfrm_next_tunnel_put(tunnel);
+            deferred.give_up(&held);
             if meets_larval || (*new).km.seq != 0 {
                 larval::resolve(&held, net);
             }
-            Ok((held, kept.flatten()))
+            Ok((held, asks == Some(true)))
         }
     }
 }
@@ -272,16 +289,15 @@ impl Drop for Draft {
 
 /// Whether an SA may stay as it is for a while after it has been replaced.
 ///
-/// Not if a device knows it, or if it keeps an IPIP SA for IPComp: both must be
-/// told at once. Nor if packets of the new one are numbered by a device, since
-/// then nobody could keep them apart from those in flight.
+/// Not if a device knows it, which must be told at once. Nor if packets of the new one are
+/// numbered by a device, since then nobody could keep them apart from those in flight.
 ///
 /// # Safety
 ///
 /// Both are valid, and `old` is locked.
 unsafe fn can_be_kept(old: *const raw::xfrm_state, new: *const raw::xfrm_state) -> bool {
     // SAFETY: The caller promises it.
-    unsafe { (*old).xso.dev.is_null() && (*old).tunnel.is_null() && !in_hardware(new) }
+    unsafe { (*old).xso.dev.is_null() && !in_hardware(new) }
 }
 
 /// # Safety
@@ -375,7 +391,7 @@ fn is_timed(limits: &raw::xfrm_lifetime_cfg) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        net::Namespace,
+        net::{sysctl, Namespace},
         xfrm::state::{config::Config, lookup},
     };
     use kernel::ffi::c_int;
@@ -383,6 +399,14 @@ mod tests {
     use kernel::sync::lock::{mutex::MutexBackend, Lock};
     use raw::{XFRM_STATE_DEAD as DEAD, XFRM_STATE_VALID as VALID, XFRM_STATE_VOID as VOID};
     use uapi::{Address, Id, Mark, Offload};
+
+    static GRACE: sysctl::Definition = sysctl::Definition {
+        directory: c"net/xfrm_next_kunit",
+        name: c"grace",
+        default: 5_000,
+        min: 0,
+        max: 60_000,
+    };
 
     const OLD: Id = id(97);
     const NEW: Id = id(96);
@@ -519,9 +543,8 @@ mod tests {
             ..Changes::default()
         };
         let new = NewState::new(&old, &changes, old.offload().as_ref(), &mut extack)?;
-        let (new, lineage) = new.switch()?;
-        // Were there one, the old SA wouldn't be dead.
-        core::mem::forget(lineage);
+        let deferred = KBox::pin_init(Deferred::new(net.into(), &GRACE), GFP_KERNEL)?;
+        let (new, _) = new.switch(&deferred)?;
         let seen = SEEN.each_ref().map(|seen| seen.load(ordering::Relaxed));
         let moved = (seen, phases(&new), old.phase());
         // SAFETY: It is valid; and out of the tables, where the device's end would look for it.

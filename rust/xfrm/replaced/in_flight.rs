@@ -23,10 +23,10 @@ use super::{
 };
 use crate::{
     raw,
-    redirect::{Arguments, CType, Gate, Target},
+    redirect::{Arguments, Be32, Gate, Target},
     xfrm::State,
 };
-use core::{fmt, slice};
+use core::slice;
 use kernel::{error::to_result, ffi::c_int, prelude::*};
 
 /// Calls `f` with the locked newest SA of the line of `x`, which is locked itself.
@@ -53,6 +53,30 @@ unsafe fn with_newest(
                 return Err(EINVAL);
             }
             return f(locked.state().as_ptr());
+        }
+    }
+}
+
+/// Names `new` in place of `x`, which it has replaced, as the SA that a packet came by: policies,
+/// and whoever else asks later, know that one.
+///
+/// The caller goes on with `x`, which its bottom half keeps in memory: it is freed after a grace
+/// period.
+///
+/// # Safety
+///
+/// Both are locked, and `x` is kept; `skb` is valid, and its SAs are the caller's to write.
+unsafe fn name(x: *mut raw::xfrm_state, new: *mut raw::xfrm_state, skb: *mut raw::sk_buff) {
+    // SAFETY: The caller promises it. `x` has a reference as it is kept, beside that of the packet.
+    unsafe {
+        let Some(sp) = raw::xfrm_next_skb_sec_path(skb).as_mut() else {
+            return;
+        };
+        let last = (sp.len as usize).wrapping_sub(1);
+        if let Some(place) = sp.xvec.get_mut(last).filter(|place| **place == x) {
+            raw::xfrm_next_state_hold(new);
+            *place = new;
+            raw::xfrm_next_state_put(x);
         }
     }
 }
@@ -265,17 +289,6 @@ unsafe fn handle(
     result.map_or_else(|e| e.to_errno(), |()| 0)
 }
 
-/// The C type `__be32`, by the name that BTF has for it.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub struct Be32(u32);
-
-impl CType for Be32 {
-    fn write(f: &mut dyn fmt::Write) -> fmt::Result {
-        f.write_str("__be32")
-    }
-}
-
 /// Asks the newest SA whether a decrypted packet may be received. Redirects
 /// `xfrm_replay_recheck()`, which is called in a bottom half under the lock of the SA.
 ///
@@ -311,7 +324,13 @@ unsafe extern "C" fn recheck(x: *mut raw::xfrm_state, skb: *mut raw::sk_buff, se
     let _pass = unsafe { Recheck::pass() };
     // SAFETY: The caller has locked `x`, in a bottom half; it is kept, or the call wouldn't
     // have been redirected.
-    unsafe { handle(x, skb, |new| receive(x, new, skb, seq)) }
+    unsafe {
+        handle(x, skb, |new| {
+            receive(x, new, skb, seq)?;
+            name(x, new, skb);
+            Ok(())
+        })
+    }
 }
 
 /// Takes the number of a packet to be sent from the newest SA. Redirects

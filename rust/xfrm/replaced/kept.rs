@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `byseq.next` | the next one in the queue |
 //! | `saved_tmo` | when nobody finds it any more |
-//! | `nat_keepalive_expiration` | when it was replaced |
+//! | `nat_keepalive_expiration` | when it was replaced, or stopped being found at its old address |
+//! | `nat_keepalive_interval` | whether it is found there |
 
 use crate::{net::GracePeriod, raw, xfrm::State};
 use core::{mem, ptr::NonNull};
@@ -33,8 +34,7 @@ impl Kept {
     pub(super) unsafe fn new(state: ARef<State>) -> Self {
         let kept = Self(state);
         kept.unfindable().restart();
-        // SAFETY: The caller promises that it is ours.
-        unsafe { (*kept.0.as_ptr()).nat_keepalive_expiration = now() as i64 };
+        kept.restart();
         kept
     }
 
@@ -49,11 +49,41 @@ impl Kept {
         unsafe { &*(&raw const (*self.0.as_ptr()).saved_tmo).cast() }
     }
 
+    /// Begins to be kept anew, for packets in flight. Any context.
+    pub(super) fn restart(&self) {
+        // SAFETY: By the type invariant the field is ours; it may be read meanwhile.
+        unsafe {
+            let since = &raw mut (*self.0.as_ptr()).nat_keepalive_expiration;
+            since.write_volatile(now() as i64);
+        }
+    }
+
+    /// Whether it is found at its old address; [`OldAddresses`](super::OldAddresses) sees to it.
+    pub(super) fn is_found(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw const (*self.0.as_ptr()).nat_keepalive_interval).read_volatile() != 0 }
+    }
+
+    /// Notes whether it is.
+    pub(super) fn set_found(&self, found: bool) {
+        // SAFETY: As above.
+        unsafe {
+            let field = &raw mut (*self.0.as_ptr()).nat_keepalive_interval;
+            field.write_volatile(found.into());
+        }
+    }
+
     /// Returns for how long it has been kept. Any context.
     pub(super) fn age(&self) -> Jiffies {
-        // SAFETY: By the type invariant.
-        now().wrapping_sub(unsafe { (*self.0.as_ptr()).nat_keepalive_expiration } as Jiffies)
+        age(&self.0)
     }
+}
+
+/// Returns for how long an SA has been kept that is.
+pub(super) fn age(state: &State) -> Jiffies {
+    // SAFETY: It is valid; one access.
+    let since = unsafe { (&raw const (*state.as_ptr()).nat_keepalive_expiration).read_volatile() };
+    now().wrapping_sub(since as Jiffies)
 }
 
 /// Returns where a kept SA has the next one.
@@ -74,8 +104,9 @@ pub(super) fn now() -> Jiffies {
 ///
 /// # Invariants
 ///
-/// The first and the last of a chain by [`Kept::next`], each of which is ours, or none.
-pub(super) struct Queue(Option<(NonNull<State>, NonNull<State>)>);
+/// The first and the last of a chain by [`Kept::next`], each of which is ours, or none; and how many
+/// there are.
+pub(super) struct Queue(Option<(NonNull<State>, NonNull<State>)>, usize);
 
 // SAFETY: What is kept may be sent.
 unsafe impl Send for Queue {}
@@ -83,7 +114,18 @@ unsafe impl Send for Queue {}
 impl Queue {
     /// Makes an empty one.
     pub(super) const fn new() -> Self {
-        Self(None)
+        Self(None, 0)
+    }
+
+    /// Returns how many there are.
+    pub(super) fn len(&self) -> usize {
+        self.1
+    }
+
+    /// Returns for how long the first one has been kept.
+    pub(super) fn age(&self) -> Option<Jiffies> {
+        // SAFETY: By the type invariant it is kept.
+        self.0.map(|(first, _)| age(unsafe { first.as_ref() }))
     }
 
     /// Whether there are none.
@@ -99,7 +141,7 @@ impl Queue {
     /// Adds one at the end.
     pub(super) fn push_back(&mut self, kept: Kept) {
         let last = ARef::into_raw(kept.0);
-        self.append(Self(Some((last, last))));
+        self.append(Self(Some((last, last)), 1));
     }
 
     /// Adds these at the end.
@@ -107,6 +149,7 @@ impl Queue {
         let Some((first, last)) = others.0.take() else {
             return;
         };
+        self.1 += others.1;
         self.0 = match self.0 {
             None => Some((first, last)),
             Some((start, end)) => {
@@ -120,6 +163,7 @@ impl Queue {
     /// Takes the first one.
     pub(super) fn pop_front(&mut self) -> Option<Kept> {
         let (first, last) = self.0?;
+        self.1 -= 1;
         // SAFETY: By the type invariant it is kept, and its reference ours.
         let kept = Kept(unsafe { ARef::from_raw(first) });
         self.0 = if first == last {

@@ -14,7 +14,9 @@
 //! Locks: [`State::lock`] of one that is kept -> that of the newest -> the line.
 
 use super::{
-    kept::{now, Kept, Queue},
+    deferred::{Deferred, AT_MOST},
+    kept::{age, now, Kept, Queue},
+    old_address,
     window::close_window,
 };
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
             tables::{count_again, uncache},
             Locked, Nested,
         },
-        State,
+        uapi, State,
     },
 };
 use core::ptr;
@@ -54,6 +56,8 @@ pub(in crate::xfrm) struct Lineage {
     line: SpinLock<Line>,
     /// When somebody has to look at those that are kept.
     look_at: Atomic<Jiffies>,
+    /// Whether it is in the list of those that rest: 0 or 1, written with that locked.
+    pub(super) rests: Atomic<i32>,
 }
 
 impl_list_arc_safe! {
@@ -69,6 +73,8 @@ struct Line {
     newest: Option<ARef<State>>,
     /// The oldest first.
     kept: Queue,
+    /// Whether all of these are found at old addresses.
+    found: bool,
 }
 
 /// Set in the name of a lineage by those that are kept.
@@ -106,8 +112,10 @@ impl Lineage {
                 line <- new_spinlock!(Line {
                     newest: None,
                     kept: Queue::new(),
+                    found: true,
                 }, "xfrm_next_lineage"),
                 look_at: Atomic::new(now()),
+                rests: Atomic::new(0),
             }? Error),
             GFP_KERNEL,
         )
@@ -128,14 +136,30 @@ impl Lineage {
 
     /// Returns all that are kept, the oldest first, for who sees to their ends.
     pub(super) fn take_kept(&self) -> Queue {
-        self.line.lock().kept.take()
+        let mut line = self.line.lock();
+        line.found = true;
+        line.kept.take()
     }
 
-    /// Puts back what is still kept of them.
-    pub(super) fn put_back(&self, mut kept: Queue) {
+    /// Puts back what is still kept of them; whether all are found at old addresses.
+    pub(super) fn put_back(&self, mut kept: Queue, found: bool) {
         let mut line = self.line.lock();
         kept.append(line.kept.take());
         line.kept = kept;
+        line.found &= found;
+    }
+
+    /// Whether those that are kept may all stay, as they are found at old addresses for `grace`;
+    /// then somebody has to look again after this while.
+    pub(super) fn rests_on(&self, grace: Jiffies, while_: Jiffies) -> bool {
+        let line = self.line.lock();
+        let followed = line.newest.as_ref().is_some_and(|newest| newest.is_valid());
+        let in_time = line.kept.age().is_some_and(|age| age < grace);
+        let rests = line.found && followed && in_time && line.kept.len() <= AT_MOST;
+        if rests {
+            self.look_in(while_);
+        }
+        rests
     }
 
     /// Whether somebody has to look at those that are kept.
@@ -144,10 +168,19 @@ impl Lineage {
         now().wrapping_sub(self.look_at.load(ordering::Relaxed)) <= Jiffies::MAX / 2
     }
 
-    /// Somebody has to look again after a while, or when another one is replaced.
-    pub(super) fn look_in(&self, while_: Jiffies) {
-        self.look_at
-            .store(now().wrapping_add(while_), ordering::Relaxed);
+    /// Somebody has to look again after a while, or when another one is replaced. Returns when.
+    pub(super) fn look_in(&self, while_: Jiffies) -> Jiffies {
+        let when = now().wrapping_add(while_);
+        self.look_at.store(when, ordering::Relaxed);
+        when
+    }
+
+    /// Nobody has to look again at `when`, unless another one has been replaced, but after this
+    /// while.
+    pub(super) fn look_in_instead(&self, when: Jiffies, while_: Jiffies) {
+        let instead = now().wrapping_add(while_);
+        // If it fails, there was a move.
+        let _ = self.look_at.cmpxchg(when, instead, ordering::Relaxed);
     }
 
     /// Ends the lineage, if none is kept: whether it may be freed.
@@ -166,25 +199,50 @@ impl Lineage {
     }
 }
 
-/// Room for a line to begin in, if it has to.
-pub(in crate::xfrm) struct Room(Option<ListArc<Lineage>>);
+/// Returns the newest of the line of an SA that has been kept for less than `grace`, if it is
+/// valid. Takes the lock of the SA.
+pub(super) fn follow(state: &State, grace: Jiffies) -> Option<ARef<State>> {
+    let _locked = state.lock();
+    if !is_kept(state) || age(state) >= grace {
+        return None;
+    }
+    // SAFETY: It is locked.
+    let newest = unsafe { of(state) }?.newest()?;
+    newest.is_valid().then_some(newest)
+}
+
+/// Room for what has to be noted of an SA that is to be kept.
+pub(in crate::xfrm) struct Room {
+    begins: Option<ListArc<Lineage>>,
+    address: Option<old_address::Room>,
+}
 
 impl Room {
     /// Makes none yet: most don't need it.
     pub(in crate::xfrm) const fn new() -> Self {
-        Self(None)
+        Self {
+            begins: None,
+            address: None,
+        }
+    }
+
+    /// Makes some for the SA to be found at its old address. May sleep. Fails with `ENOMEM`.
+    pub(in crate::xfrm) fn add_address(&mut self, old: &State) -> Result {
+        let tunnel = old.id().proto == uapi::IPPROTO_COMP;
+        self.address = Some(old_address::Room::new(tunnel)?);
+        Ok(())
     }
 
     /// Whether there is none, but needed to keep this one: [`Self::add`] has to follow when
     /// nothing is locked.
     pub(in crate::xfrm) fn is_missing(&self, old: &Locked<'_>) -> bool {
         // SAFETY: It is locked.
-        self.0.is_none() && unsafe { of(old.state()) }.is_none()
+        self.begins.is_none() && unsafe { of(old.state()) }.is_none()
     }
 
-    /// Makes some. May sleep. Fails with `ENOMEM`.
+    /// Makes some for the line to begin. May sleep. Fails with `ENOMEM`.
     pub(in crate::xfrm) fn add(&mut self) -> Result {
-        self.0 = Some(Lineage::new()?);
+        self.begins = Some(Lineage::new()?);
         Ok(())
     }
 
@@ -194,9 +252,13 @@ impl Room {
         // SAFETY: It is locked.
         let begins = match unsafe { of(old) } {
             Some(_) => None,
-            None => Some(self.0?),
+            None => Some(self.begins?),
         };
-        Some(Place { old, begins })
+        Some(Place {
+            old,
+            begins,
+            address: self.address,
+        })
     }
 }
 
@@ -208,34 +270,50 @@ impl Room {
 pub(in crate::xfrm) struct Place<'a> {
     old: &'a State,
     begins: Option<ListArc<Lineage>>,
+    address: Option<old_address::Room>,
 }
 
 impl Place<'_> {
-    /// Keeps the SA, and makes `new` the newest of its line. Returns the lineage if it begins.
+    /// Keeps the SA, and makes `new` the newest of its line. Returns whether the work of
+    /// `deferred` has to be asked for anew.
     ///
     /// # Safety
     ///
-    /// The SA has just been taken out of the tables, and has neither timers nor limits. What
-    /// is returned has to be given to [`Replaced::defer`](super::Replaced::defer).
-    pub(in crate::xfrm) unsafe fn keep(self, new: &Nested<'_>) -> Option<ListArc<Lineage>> {
+    /// The SA has just been taken out of the tables, and has neither timers nor limits;
+    /// `deferred` is that of its namespace.
+    pub(in crate::xfrm) unsafe fn keep(self, new: &Nested<'_>, deferred: &Deferred<'_>) -> bool {
         let (old, new) = (self.old, new.state());
         let lineage: *const Lineage = match &self.begins {
             Some(begins) => &**begins,
             // SAFETY: It is locked.
             None => unsafe { of(old) }.map_or(ptr::null(), ptr::from_ref),
         };
+        let mut rests = false;
         // SAFETY: By the type invariant there is one. Both SAs are locked, and name it from
         // now on.
         unsafe {
             let mut line = (*lineage).line.lock();
             let state = line.newest.replace(new.into());
             let kept = Kept::new(state.unwrap_or_else(|| old.into()));
+            if let Some(room) = self.address {
+                deferred.old_addresses().add(&kept, room);
+                rests = line.kept.len() < AT_MOST;
+            }
             line.kept.push_back(kept);
-            (*lineage).look_in(0);
+            if !rests {
+                line.found = false;
+                (*lineage).look_in(0);
+            }
             *name(old) = lineage.map_addr(|name| name | IS_KEPT);
             *name(new) = lineage;
         }
-        self.begins
+        match self.begins {
+            Some(begins) if rests => deferred.add_resting(begins),
+            Some(begins) => deferred.add(begins),
+            None if rests => false,
+            // SAFETY: It is named by the SAs, which are locked.
+            None => unsafe { deferred.wake(&*lineage) },
+        }
     }
 }
 
@@ -244,7 +322,7 @@ pub(super) enum Fate {
     /// It has ended, since nobody referred to it.
     Ended,
     /// Somebody may still find it in the tables, or in a cache.
-    Found(Kept),
+    Findable(Kept),
     /// Somebody refers to it.
     InFlight(Kept),
 }
@@ -259,7 +337,7 @@ pub(super) fn end_idle(kept: Kept) -> Fate {
         kept.unfindable().restart();
     }
     if !kept.unfindable().is_over() {
-        return Fate::Found(kept);
+        return Fate::Findable(kept);
     }
     // Ours and that of the tables, which who deletes it gives up.
     if state.references() > 1 + u32::from(!state.is_dead()) {
@@ -298,7 +376,7 @@ pub(super) fn end(kept: Kept) {
 #[kernel::macros::kunit_tests(xfrm_next_lineage)]
 mod tests {
     use super::*;
-    use crate::net::{bh, Namespace};
+    use crate::net::{sysctl, Namespace};
     use core::ptr::NonNull;
 
     /// An SA that is in no table, with the reference that the tables would have.
@@ -313,8 +391,21 @@ mod tests {
         }
     }
 
-    /// Replaces one by another.
-    fn replace(old: &State, new: &State) -> Result<Option<ListArc<Lineage>>> {
+    static GRACE: sysctl::Definition = sysctl::Definition {
+        directory: c"net/xfrm_next_kunit",
+        name: c"grace",
+        default: 5_000,
+        min: 0,
+        max: 60_000,
+    };
+
+    fn deferred() -> Result<Pin<KBox<Deferred<'static>>>> {
+        let first = Namespace::first();
+        KBox::pin_init(Deferred::new(first.into(), &GRACE), GFP_KERNEL)
+    }
+
+    /// Replaces one by another; whether a line begins.
+    fn replace(old: &State, new: &State, deferred: &Deferred<'_>) -> Result<bool> {
         let mut room = Room::new();
         if room.is_missing(&old.lock()) {
             room.add()?;
@@ -323,7 +414,7 @@ mod tests {
         // SAFETY: It is in no table, and never had limits; the other one is locked.
         unsafe {
             let nested = new.lock_nested();
-            Ok(room.place(&locked).ok_or(ENOENT)?.keep(&nested))
+            Ok(room.place(&locked).ok_or(ENOENT)?.keep(&nested, deferred))
         }
     }
 
@@ -334,38 +425,19 @@ mod tests {
         Some(ptr::from_ref(&*newest))
     }
 
-    /// Ends those that are kept, and the lineage.
-    fn end_all(lineage: &Lineage) -> bool {
-        let mut kept = {
-            let _off = bh::off();
-            lineage.take_kept()
-        };
-        while let Some(one) = kept.pop_front() {
-            end(one);
-        }
-        let _off = bh::off();
-        lineage.end()
-    }
-
     #[test]
     fn newest_is_one_step_away() -> Result {
         let line = [valid()?, valid()?, valid()?, valid()?];
-        let lineage = replace(&line[0], &line[1])?.ok_or(EINVAL)?;
-        assert!(replace(&line[1], &line[2])?.is_none());
-        assert!(replace(&line[2], &line[3])?.is_none());
+        let deferred = deferred()?;
+        assert!(replace(&line[0], &line[1], &deferred)?);
+        assert!(!replace(&line[1], &line[2], &deferred)?);
+        assert!(!replace(&line[2], &line[3], &deferred)?);
 
         for (n, state) in line.iter().enumerate() {
             assert_eq!(is_kept(state), n < 3);
             assert_eq!(newest_of(state), Some(ptr::from_ref(&*line[3])));
         }
-        let early = {
-            let _off = bh::off();
-            lineage.end()
-        };
-        assert!(!early);
-
-        assert!(end_all(&lineage));
-        drop(lineage);
+        drop(deferred);
         for (n, state) in line.iter().enumerate() {
             assert_eq!(state.is_dead(), n < 3);
             assert!(!is_kept(state) && newest_of(state).is_none());
@@ -382,16 +454,16 @@ mod tests {
     #[test]
     fn deleted_by_who_had_found_it() -> Result {
         let (old, new) = (valid()?, valid()?);
-        let lineage = replace(&old, &new)?.ok_or(EINVAL)?;
+        let deferred = deferred()?;
+        assert!(replace(&old, &new, &deferred)?);
         // SAFETY: Both are valid. Each gives up what the tables would have.
         unsafe {
             raw::xfrm_state_delete(old.as_ptr());
             assert!(is_kept(&old));
-            assert!(end_all(&lineage));
+            drop(deferred);
             (*new.as_ptr()).km.state = raw::XFRM_STATE_DEAD as u8;
             drop(State::owned(new.as_ptr()));
         }
-        drop(lineage);
         assert_eq!((old.references(), new.references()), (1, 1));
         Ok(())
     }

@@ -8,7 +8,11 @@
 //! latest, or when there are too many of one line, it is ended ([`deferred`]): dead, with a
 //! window that takes nothing.
 //!
-//! Locks: [`State::lock`] of the replaced SA -> that of the newest -> the lineage.
+//! For as long as `net.xfrm_next.migrate_grace` says, received packets still find it at the
+//! address that it had ([`old_address`]), and it is kept for these, too.
+//!
+//! Locks: [`State::lock`] of the replaced SA -> that of the newest -> the lineage -> the old
+//! addresses, or the list of lineages.
 //!
 //! [`State::lock`]: super::State::lock
 
@@ -16,30 +20,35 @@ mod deferred;
 mod in_flight;
 mod kept;
 mod lineage;
+mod old_address;
 mod replay;
 mod window;
 
-pub(in crate::xfrm) use lineage::{is_kept, Lineage, Room};
+pub(in crate::xfrm) use deferred::Deferred;
+pub(in crate::xfrm) use lineage::{is_kept, Room};
 pub(in crate::xfrm) use window::close_window;
 
 use crate::{
     net::{
         namespace::{PerNamespace, Registration, Setup, Slot, SlotName},
+        sysctl,
         work::Delayed,
         Namespace,
     },
     redirect::{Redirect, Redirector},
 };
-use deferred::Deferred;
 use in_flight::{Overflow, Recheck};
-use kernel::{list::ListArc, prelude::*};
+use kernel::{prelude::*, sync::Arc};
+use old_address::Lookup;
 
 /// SAs can be replaced while this is there. Dropping it ends all that are kept; may sleep.
 #[pin_data]
 pub struct Replaced {
-    // Dropped in this order: all SAs are ended, then nobody has to answer for them.
+    // Dropped in this order: no SA is found any more, then all are ended, then nobody has to
+    // answer for them.
     #[pin]
-    namespaces: Registration<PerNet>,
+    lookup: Redirect<Lookup>,
+    namespaces: Arc<Registration<PerNet>>,
     #[pin]
     recheck: Redirect<Recheck>,
     #[pin]
@@ -51,24 +60,24 @@ impl Replaced {
     ///
     /// Fails with `EBUSY` if there is one, `ENOMEM`, or as [`Redirect::new`] does.
     pub fn new(redirector: &Redirector) -> impl PinInit<Self, Error> + '_ {
-        try_pin_init!(Self {
-            namespaces <- Registration::new(),
-            recheck <- Redirect::new(Recheck, redirector),
-            overflow <- Redirect::new(Overflow, redirector),
+        pin_init::pin_init_scope(move || {
+            let namespaces = Arc::pin_init(Registration::new(), GFP_KERNEL)?;
+            Ok(try_pin_init!(Self {
+                recheck <- Redirect::new(Recheck, redirector),
+                overflow <- Redirect::new(Overflow, redirector),
+                lookup <- Redirect::new(Lookup(namespaces.clone()), redirector),
+                namespaces,
+            }))
         })
     }
 
-    /// Sees to it that a lineage ends that has begun. Doesn't sleep.
-    ///
-    /// # Safety
-    ///
-    /// Its SAs are of `net`.
-    pub(in crate::xfrm) unsafe fn defer(&self, net: &Namespace, lineage: ListArc<Lineage>) {
-        self.namespaces.with(net, |deferred| {
-            if deferred.add(lineage) {
-                deferred.ask();
-            }
-        });
+    /// Lets `f` use what `net` has for replaced SAs.
+    pub(in crate::xfrm) fn with<R>(
+        &self,
+        net: &Namespace,
+        f: impl FnOnce(&Delayed<Deferred<'_>>) -> R,
+    ) -> R {
+        self.namespaces.with(net, |deferred| f(deferred))
     }
 }
 
@@ -77,12 +86,21 @@ struct PerNet;
 
 static SLOT: Slot = Slot::new();
 
+/// For how many milliseconds SAs are found at the addresses that they had; 0 for not at all.
+static GRACE: sysctl::Definition = sysctl::Definition {
+    directory: c"net/xfrm_next",
+    name: c"migrate_grace",
+    default: 5_000,
+    min: 0,
+    max: 60_000,
+};
+
 impl PerNamespace for PerNet {
-    type Data<'net> = Delayed<Deferred>;
+    type Data<'net> = Delayed<Deferred<'net>>;
 
     const SLOT: SlotName = SLOT.name();
 
-    fn new(_net: Setup<'_>) -> impl PinInit<Delayed<Deferred>, Error> {
-        Delayed::new(Deferred::new())
+    fn new<'net>(net: Setup<'net>) -> impl PinInit<Delayed<Deferred<'net>>, Error> {
+        Delayed::new(Deferred::new(net, &GRACE))
     }
 }

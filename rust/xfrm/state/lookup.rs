@@ -40,7 +40,7 @@ pub fn find(
     let table = Table::lock(net);
     let found = table
         .with_id(id)
-        .find(|state| takes(state, mark) && wanted(state))
+        .find(|state| state.takes(mark) && wanted(state))
         .map(ARef::from);
     found
 }
@@ -59,8 +59,4 @@ fn first(net: &Namespace, id: &Id, mark: u32) -> Option<ARef<State>> {
             id.family,
         ))
     }
-}
-
-fn takes(state: &State, mark: u32) -> bool {
-    mark & state.mark().m == state.mark().v
 }

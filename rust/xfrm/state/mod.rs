@@ -129,6 +129,42 @@ impl State {
         get!(self, mark).into()
     }
 
+    /// Whether the SA is for packets with `mark`, of those that have its id. Any context.
+    pub(in crate::xfrm) fn takes(&self, mark: u32) -> bool {
+        mark & self.mark().m == self.mark().v
+    }
+
+    /// Whether the SA was added at most so many seconds ago, or the clock has been set. Any
+    /// context.
+    pub(in crate::xfrm) fn is_younger(&self, secs: u32) -> bool {
+        let added = get!(self, curlft.add_time) as i64;
+        // SAFETY: It may be called anywhere.
+        let age = unsafe { raw::ktime_get_real_seconds() }.wrapping_sub(added);
+        age.unsigned_abs() <= secs.into()
+    }
+
+    /// Returns the source, which never changes. Any context.
+    pub(in crate::xfrm) fn saddr(&self) -> uapi::Address {
+        get!(self, props.saddr).into()
+    }
+
+    /// Returns the mode, `XFRM_MODE_*`, which never changes. Any context.
+    pub(in crate::xfrm) fn mode(&self) -> u8 {
+        get!(self, props.mode)
+    }
+
+    /// Returns the SA that IPComp has for packets which it doesn't compress, if this is one of
+    /// IPComp in tunnel mode. Takes the lock of the SA.
+    pub(in crate::xfrm) fn tunnel(&self) -> Option<ARef<Self>> {
+        let _locked = self.lock();
+        let tunnel = get!(self, tunnel);
+        if tunnel.is_null() {
+            return None;
+        }
+        // SAFETY: The SA has a reference to it, which it gives up when it is locked, or freed.
+        Some(unsafe { Self::from_raw(tunnel) }.into())
+    }
+
     /// Returns the direction that the SA is marked with, `XFRM_SA_DIR_*`, or 0. Any
     /// context.
     pub fn dir(&self) -> u8 {

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Replaced SAs that are found at the addresses they had, by packets that come late.
+//!
+//! RFC 4301 lets a receiver find a unicast SA by its SPI, and a peer that hasn't heard of a
+//! move (RFC 4555) goes on sending to the address that was left. Nobody but received packets
+//! finds an SA here: not requests, nor dumps.
+//!
+//! Mirrors `xfrm_input_state_lookup()` of `net/xfrm/xfrm_state.c`, for what that doesn't find.
+
+use super::{kept::Kept, lineage, PerNet};
+use crate::{
+    net::{bh, namespace::Registration, Namespace},
+    raw,
+    redirect::{Arguments, Be32, Gate, Target, U32, U8},
+    xfrm::{
+        uapi::{self, Id},
+        State,
+    },
+};
+use core::{
+    ptr::{self, NonNull},
+    slice,
+};
+use kernel::{
+    ffi::c_ushort,
+    new_spinlock,
+    prelude::*,
+    rbtree::{CursorMut, RBTree, RBTreeNodeReservation},
+    sync::{
+        aref::ARef,
+        atomic::{ordering, Atomic},
+        Arc, SpinLock,
+    },
+    time::Jiffies,
+};
+
+/// How many SAs are looked at that have the same destination and SPI, or seem to.
+const LOOKS: usize = 64;
+
+/// By what an SA is found: most of its id, and where it is in memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    id: u64,
+    state: usize,
+}
+
+impl Key {
+    /// The first that SAs with this id may have.
+    fn first(id: &Id) -> Self {
+        let (words, _) = id.daddr.0.as_chunks::<4>();
+        let daddr = words
+            .iter()
+            .fold(0, |sum, &word| sum ^ u32::from_be_bytes(word));
+        let spi = u32::from_be_bytes(id.spi) ^ u32::from(id.proto);
+        Self {
+            id: u64::from(spi) << 32 | u64::from(daddr),
+            state: 0,
+        }
+    }
+}
+
+/// A replaced SA in the tree.
+///
+/// # Invariants
+///
+/// `state` is kept ([`Kept`]), and taken out before it isn't any more.
+#[derive(Clone, Copy)]
+struct Entry {
+    state: NonNull<State>,
+    answers: Answers,
+}
+
+/// Who handles the packets for which a replaced SA is found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    /// The SA itself.
+    Itself,
+    /// The tunnel of its successor, without IPsec: for IPComp, what it doesn't compress.
+    Tunnel,
+}
+
+// SAFETY: What is kept may be sent, and used by anybody.
+unsafe impl Send for Entry {}
+// SAFETY: As above.
+unsafe impl Sync for Entry {}
+
+impl Entry {
+    /// Those of an SA that is kept.
+    fn of(kept: &Kept) -> impl Iterator<Item = Self> + use<> {
+        let state = kept.state();
+        let id = state.id();
+        // Over IPv6, that has numbers of its own, which are forgotten with it.
+        let tunnel = id.proto == uapi::IPPROTO_COMP
+            && id.family == uapi::AF_INET
+            && state.mode() == uapi::MODE_TUNNEL;
+        let (state, answers) = (
+            state.into(),
+            [Some(Answers::Itself), tunnel.then_some(Answers::Tunnel)],
+        );
+        // INVARIANT: It is kept, and whoever ends it calls `OldAddresses::remove` first.
+        let entry = move |answers| Self { state, answers };
+        answers.into_iter().flatten().map(entry)
+    }
+
+    fn state(&self) -> &State {
+        // SAFETY: By the type invariant it has a reference.
+        unsafe { self.state.as_ref() }
+    }
+
+    /// Returns what packets have that find it.
+    fn id(&self) -> Id {
+        let id = self.state().id();
+        match self.answers {
+            Answers::Itself => id,
+            Answers::Tunnel => {
+                let saddr = self.state().saddr().0;
+                Id {
+                    spi: [saddr[0], saddr[1], saddr[2], saddr[3]],
+                    proto: uapi::IPPROTO_IPIP,
+                    ..id
+                }
+            }
+        }
+    }
+
+    fn key(&self) -> Key {
+        Key {
+            state: self.state.addr().get(),
+            ..Key::first(&self.id())
+        }
+    }
+}
+
+/// Memory for an SA to be found at its old address.
+pub(super) struct Room([Option<RBTreeNodeReservation<Key, Entry>>; 2]);
+
+impl Room {
+    /// Gets it; also for the tunnel of IPComp, if there is one. May sleep. Fails with `ENOMEM`.
+    pub(super) fn new(tunnel: bool) -> Result<Self> {
+        let new = || RBTreeNodeReservation::new(GFP_KERNEL);
+        let tunnel = if tunnel { Some(new()?) } else { None };
+        Ok(Self([Some(new()?), tunnel]))
+    }
+}
+
+/// The SAs of a namespace that are found at old addresses. Its lock is the innermost.
+#[pin_data]
+pub(super) struct OldAddresses {
+    #[pin]
+    tree: SpinLock<RBTree<Key, Entry>>,
+    /// How many. Written with the tree locked.
+    len: Atomic<usize>,
+}
+
+impl OldAddresses {
+    /// Makes it, with none.
+    pub(super) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            tree <- new_spinlock!(RBTree::new(), "xfrm_next_old_addresses"),
+            len: Atomic::new(0),
+        })
+    }
+
+    /// Whether there are none now. Any context.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len.load(ordering::Relaxed) == 0
+    }
+
+    /// Lets an SA be found at its address. Bottom halves must be off.
+    pub(super) fn add(&self, kept: &Kept, room: Room) {
+        let mut tree = self.tree.lock();
+        kept.set_found(true);
+        for (entry, room) in Entry::of(kept).zip(room.0.into_iter().flatten()) {
+            self.len.add(1, ordering::Relaxed);
+            // There is no such key: no other SA is in that memory.
+            let _ = tree.insert(room.into_node(entry.key(), entry));
+        }
+    }
+
+    /// Lets an SA be found no more, if it is.
+    pub(super) fn remove(&self, kept: &Kept) {
+        if !kept.is_found() {
+            return;
+        }
+        let _off = bh::off();
+        let mut tree = self.tree.lock();
+        kept.set_found(false);
+        for entry in Entry::of(kept) {
+            // Another SA may have its place already.
+            let node = tree.remove_node(&entry.key());
+            self.len
+                .fetch_sub(usize::from(node.is_some()), ordering::Relaxed);
+        }
+    }
+
+    /// Returns the SA for packets with this id and `mark`, if one is found that has been replaced
+    /// for less than `grace`.
+    fn find(&self, id: &Id, mark: u32, grace: Jiffies) -> Option<ARef<State>> {
+        let _off = bh::off();
+        let (old, answers): (ARef<State>, _) = {
+            let mut tree = self.tree.lock();
+            let place = at(&mut tree, id, mark)?;
+            let (_, entry) = place.current();
+            (entry.state().into(), entry.answers)
+        };
+        let newest = lineage::follow(&old, grace)?;
+        match answers {
+            Answers::Itself => Some(old),
+            Answers::Tunnel => newest.tunnel(),
+        }
+    }
+
+    /// Lets the SA be found no more that has this id and takes packets with `mark`: another
+    /// one has its place now. Any context but hard interrupts.
+    pub(super) fn give_up(&self, id: &Id, mark: u32) {
+        let _off = bh::off();
+        let mut tree = self.tree.lock();
+        let node = at(&mut tree, id, mark).map(|place| place.remove_current().1);
+        self.len
+            .fetch_sub(usize::from(node.is_some()), ordering::Relaxed);
+        drop(tree);
+        drop(node);
+    }
+}
+
+/// Returns the first place in the tree with an SA that has this id and takes packets with
+/// `mark`.
+fn at<'a>(
+    tree: &'a mut RBTree<Key, Entry>,
+    id: &Id,
+    mark: u32,
+) -> Option<CursorMut<'a, Key, Entry>> {
+    let first = Key::first(id);
+    let mut place = tree.cursor_lower_bound_mut(&first)?;
+    for _ in 0..LOOKS {
+        let (key, entry) = place.current();
+        if key.id != first.id {
+            return None;
+        }
+        if entry.id() == *id && entry.state().takes(mark) {
+            return Some(place);
+        }
+        place = place.move_next()?;
+    }
+    None
+}
+
+/// Finds an SA also at the addresses that it had. Redirects `xfrm_input_state_lookup()`, which
+/// is called in bottom halves, by who receives a packet.
+pub(super) struct Lookup(pub(super) Arc<Registration<PerNet>>);
+
+static LOOKUP_GATE: Gate = Gate::new();
+
+// SAFETY: The replacement has the function's own type, and takes and keeps the
+// pass of the gate.
+unsafe impl Target for Lookup {
+    const NAME: &'static CStr = c"xfrm_input_state_lookup";
+    const MODULE: Option<&'static CStr> = None;
+    type Function = unsafe extern "C" fn(
+        *mut raw::net,
+        U32,
+        *const raw::xfrm_address_t,
+        Be32,
+        U8,
+        c_ushort,
+    ) -> *mut raw::xfrm_state;
+    const REPLACEMENT: Self::Function = lookup;
+
+    fn gate() -> &'static Gate {
+        &LOOKUP_GATE
+    }
+
+    fn serves(&self, arguments: &Arguments<'_>) -> bool {
+        // SAFETY: The function's first argument is a namespace, which whoever receives keeps.
+        let net = unsafe { Namespace::from_raw(arguments.first()) };
+        self.0.with(net, |work| !work.old_addresses().is_empty())
+    }
+}
+
+/// # Safety
+///
+/// As for `xfrm_input_state_lookup()`: bottom halves are off, and `daddr` has as many bytes as
+/// the family needs, wherever it is.
+unsafe extern "C" fn lookup(
+    net: *mut raw::net,
+    mark: U32,
+    daddr: *const raw::xfrm_address_t,
+    spi: Be32,
+    proto: U8,
+    family: c_ushort,
+) -> *mut raw::xfrm_state {
+    // SAFETY: The call has been redirected here.
+    let pass = unsafe { Lookup::pass() };
+    // SAFETY: The arguments are the caller's; ours alone are not redirected.
+    let found = unsafe { raw::xfrm_input_state_lookup(net, mark.0, daddr, spi.0, proto.0, family) };
+    // SAFETY: As above; what has been found comes with a reference, which goes on to the caller.
+    let (net, daddr, found) = unsafe {
+        let size = if family == uapi::AF_INET6 { 16 } else { 4 };
+        let daddr = slice::from_raw_parts(daddr.cast(), size);
+        (
+            Namespace::from_raw(net),
+            daddr,
+            NonNull::new(found.cast::<State>()),
+        )
+    };
+    let mut id = Id {
+        spi: spi.0.to_ne_bytes(),
+        family,
+        proto: proto.0,
+        ..Id::default()
+    };
+    id.daddr.0[..daddr.len()].copy_from_slice(daddr);
+
+    pass.target()
+        .0
+        .with(net, |work| match found {
+            Some(state) => {
+                // SAFETY: It has the reference.
+                if unsafe { state.as_ref() }.is_younger(work.grace_secs()) {
+                    work.old_addresses().give_up(&id, mark.0);
+                }
+                found
+            }
+            None => {
+                let sa = work.old_addresses().find(&id, mark.0, work.grace());
+                sa.map(ARef::into_raw)
+            }
+        })
+        .map_or(ptr::null_mut(), |state| state.as_ptr().cast())
+}
