@@ -1,0 +1,464 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Packets that are sent to the address that an SA has left: net.xfrm_next.migrate_grace.
+
+A sends to B. B's SA moves; A hears of it late, and goes on sending to the old address.
+"""
+
+import errno
+import os
+import subprocess
+import tempfile
+import time
+
+from lib import bond, handler, ktap, xfrm
+from lib.flood import ESN, Flood, Flow, settle
+from lib.handler import C, DEBUG, RUST
+from lib.hosts import PORT, V4, V4_MOVED, V6, V6_MOVED, Hosts, frames, selector
+from lib.ktap import equal, only, true
+from lib.netlink import CREATE, EXCL
+from lib.xfrm import SA, migrate
+from migrate_bounds import states
+from migrate_scale import send_all
+
+SPI = 0x1000
+TUNNEL = SA(*V4, SPI, mode=xfrm.TUNNEL)
+HMAC = dict([xfrm.auth()])
+IN_UDP = {"ENCAP": xfrm.encap(4500, 4500)}
+MANY = 5_000 if DEBUG else 50_000
+
+
+def run(ns, *words):
+    with ns.inside():
+        subprocess.run(words, check=True)
+
+
+class Moved(Hosts):
+    """A and B, of whose SA B's end will move."""
+
+    def __init__(self, sa=TUNNEL, inner=xfrm.AF_INET, grace=None, **more):
+        super().__init__()
+        if grace is not None:
+            self.grace(grace)
+        self.first = sa
+        self.sa(sa, inner, **more)
+
+    def grace(self, ms):
+        self.b.sysctl("xfrm_next/migrate_grace", ms)
+
+    def move(self, src, dst, **request):
+        """B's SA moves to these addresses."""
+        reply = self.b.xfrm.migrate(migrate(self.in_, dst=dst, src=src, **request))
+        equal(reply.errno, 0, f"migration ({reply.text})")
+        self.in_ = self.in_.but(src=src, dst=dst)
+
+    def away(self, **request):
+        """It moves to B's other address, of the same family."""
+        self.move(self.first.src, (V6_MOVED if ":" in self.first.dst else V4_MOVED)[1], **request)
+
+    def hear(self):
+        """A's SA follows, and the policies."""
+        reply = self.a.xfrm.migrate(migrate(self.out, src=self.in_.src, dst=self.in_.dst))
+        equal(reply.errno, 0, f"migration ({reply.text})")
+        self.out = self.out.but(src=self.in_.src, dst=self.in_.dst)
+        self.outer = self.out.src, self.out.dst
+        if self.inner:
+            self.policies(self.out, update=True)
+
+    def arrives(self, count=5, counted=None):
+        """So many packets arrive, and are counted by the newest SA alone."""
+        before = self.b.xfrm.get(self.in_)
+        counters = self.b.counters()
+        self.send(count)
+        after = self.b.xfrm.get(self.in_)
+        equal(after["cur.packets"] - before["cur.packets"], count, "packets that the newest counted")
+        equal(xfrm.changes(counters, self.b.counters()), {}, "counters of B")
+
+    def lost(self, counter="XfrmInNoStates", count=3):
+        """Packets don't arrive, and B says why."""
+        before = self.b.counters()
+        sender, receiver = self.sockets()
+        with sender, receiver:
+            receiver.settimeout(0.2)
+            for _ in range(count):
+                sender.send(b"late" * 100)
+            try:
+                receiver.recv(65536)
+                raise ktap.Failed("a packet has arrived")
+            except TimeoutError:
+                pass
+        equal(xfrm.changes(before, self.b.counters()), {counter: count}, "counters of B")
+
+
+def late(name, sa=TUNNEL, inner=xfrm.AF_INET, prepare=lambda two: None, **more):
+    """A test: packets for the old address arrive; the C handler loses them."""
+    def test():
+        with Moved(sa, inner, **more) as two:
+            prepare(two)
+            two.send(3)
+            two.away()
+            if handler.chosen() == C:
+                two.lost()
+            else:
+                two.arrives()
+            two.hear()
+            two.send(3)
+    test.__name__ = name
+    return test
+
+
+def in_udp(two):
+    two.encap_socket(4500)
+
+
+def gro(two):
+    """Packets come by GRO's code of ESP."""
+    for ns in (two.a, two.b):
+        true(bond.feature(ns, "v", "rx-gro", True), "GRO is on")
+
+
+KINDS = [late(*k[:4], **(k[4] if len(k) > 4 else {})) for k in (
+    ("tunnel", TUNNEL, 2, lambda two: None),
+    ("tunnel_of_ipv6", TUNNEL, 10, lambda two: None),
+    ("ipv6_tunnel", SA(*V6, SPI, mode=xfrm.TUNNEL), 2, lambda two: None),
+    ("transport", SA(*V4, SPI), 2, lambda two: None),
+    ("ipv6_transport", SA(*V6, SPI), 10, lambda two: None),
+    ("beet", SA(*V4, SPI, mode=xfrm.BEET), 2, lambda two: None),
+    ("authentication_header", SA(*V4, SPI, proto=xfrm.AH, mode=xfrm.TUNNEL, attrs=HMAC), 2,
+     lambda two: None),
+    ("udp_encapsulation", TUNNEL.but(IN_UDP), 2, in_udp),
+    ("extended_numbers", TUNNEL.but(flags=xfrm.FLAG_ESN), 2, lambda two: None,
+     dict(more_in=ESN[0], more_out=ESN[1])),
+    ("upper_half_changes", TUNNEL.but(flags=xfrm.FLAG_ESN), 2, lambda two: None,
+     dict(more_in={"REPLAY_ESN_VAL": xfrm.esn(128, 4, seq=0xfffffffa)},
+          more_out={"REPLAY_ESN_VAL": xfrm.esn(0, 0, oseq=0xfffffffa)})),
+    ("by_gro", TUNNEL, 2, gro),
+)]
+
+
+@only(RUST)
+def requests_find_it_where_it_is():
+    """The old tuple is free for all requests."""
+    with Moved() as two:
+        old = two.in_
+        two.away()
+        equal(two.b.xfrm.count(), 1, "SAs in a dump")
+        for what, reply in (("GETSA", two.b.xfrm.request(xfrm.GETSA, old.ident())),
+                            ("DELSA", two.b.xfrm.request(xfrm.DELSA, old.ident())),
+                            ("MIGRATE_STATE", two.b.xfrm.migrate(migrate(old)))):
+            equal(reply.errno, errno.ESRCH, what)
+        two.arrives()
+
+
+@only(RUST)
+def a_newcomer_has_its_packets():
+    """An SA at the old address gets what comes there; after it, nobody does."""
+    with Moved() as two:
+        old = two.in_
+        two.away()
+        two.arrives(2)
+        two.b.xfrm.new(old)
+        two.send(2)
+        equal(two.b.xfrm.get(old)["cur.packets"], 2, "packets of the newcomer")
+        two.b.xfrm.delete(old)
+        two.lost()
+
+
+@only(RUST)
+def chain():
+    """What was sent to the first address, and to the second, arrives at the third."""
+    with Moved() as two:
+        two.b.address("v", "192.0.2.5/24", "192.0.2.6/24")
+        for address in V4_MOVED[1], "192.0.2.5", "192.0.2.6":
+            two.move(V4[0], address)
+        two.arrives(2)
+        last = two.in_
+        for address in V4_MOVED[1], "192.0.2.5", "192.0.2.6":
+            two.in_ = last.but(dst=address)
+            two.hear()
+            two.in_ = last
+            two.arrives(2)
+
+
+@only(RUST)
+def back_and_forth():
+    """It may move back to where it was."""
+    with Moved() as two:
+        two.away()
+        two.arrives(2)
+        two.move(*V4)
+        two.arrives(2)
+        two.away()
+        two.arrives(2)
+
+
+@only(RUST)
+def to_another_family():
+    with Moved() as two:
+        two.move(*V6)
+        two.policies(two.in_, update=True)
+        two.outer = V4
+        sa = two.out
+        two.a.xfrm.policy(xfrm.POLICY_OUT, selector(2), sa, True, False)
+        two.arrives()
+
+
+@only(RUST)
+def whatever_policies_say():
+    """Templates with the old addresses, with the new ones, and with none."""
+    with Moved() as two:
+        two.away()
+        two.arrives(2)
+        for template, zero in (two.in_, False), (two.in_, True), (two.first, False):
+            two.b.xfrm.policy(xfrm.POLICY_IN, selector(2), template, True, zero)
+            two.arrives(2)
+
+
+@only(RUST)
+def marks_count():
+    """An SA for packets with a mark isn't found by others."""
+    def mark(two, value):
+        run(two.b, "nft", f"add table ip t\ndelete table ip t\ntable ip t {{ chain c {{ type filter "
+            f"hook prerouting priority 0\n ip protocol esp meta mark set {value}\n }}\n }}")
+    with Moved(more_in={"MARK": xfrm.mark(7, 0xff)}) as two:
+        mark(two, 7)
+        two.send(2)
+        two.move(V4[0], V4_MOVED[1], old_mark=(7, 0xff))
+        two.send(2)
+        mark(two, 6)
+        two.lost()
+
+
+@only(RUST)
+def it_ends_with_time():
+    grace = 5 if DEBUG else 0.5
+    with Moved(grace=int(1000 * grace)) as two:
+        two.away()
+        two.arrives(1)
+        time.sleep(grace)
+        two.lost()
+
+
+@only(RUST)
+def it_ends_with_the_sa():
+    """Deleted, flushed or expired, at once."""
+    for what, end in (("deleted", lambda two: two.b.xfrm.delete(two.in_)),
+                      ("flushed", lambda two: two.b.xfrm.flush())):
+        with Moved() as two:
+            two.away()
+            two.arrives(1)
+            end(two)
+            two.lost()
+
+
+@only(RUST)
+def zero_is_as_the_kernel_s():
+    with Moved(grace=0) as two:
+        two.away()
+        two.lost()
+        # What has moved before is found while it may be.
+    with Moved() as two:
+        two.away()
+        two.arrives(1)
+        two.grace(0)
+        two.lost()
+
+
+@only(RUST)
+def at_most_sixteen_of_a_line():
+    """The addresses that were left last are those where it is found."""
+    places = [f"192.0.2.{n}" for n in range(20, 40)]
+    with Moved(grace=60_000) as two:
+        two.b.address("v", *(f"{place}/24" for place in places))
+        for place in places:
+            two.move(V4[0], place)
+        # The worker has looked at them.
+        time.sleep(1)
+        two.lost()
+        last, two.in_ = two.in_, two.in_.but(dst=places[-17])
+        two.hear()
+        two.in_ = last
+        two.arrives(1)
+
+
+@only(RUST)
+def outbound_sas_have_no_old_address():
+    with Moved() as two:
+        two.b.xfrm.delete(two.in_)
+        two.b.xfrm.new(two.in_.but({"SA_DIR": b"\2"}, window=0))
+        two.away()
+        two.lost()
+
+
+@only(RUST)
+def replays_are_refused():
+    """By the window of the newest, wherever a packet came first."""
+    with Moved() as two:
+        tap = two.tap(two.b)
+        two.send(4)
+        two.away()
+        two.arrives(4)
+        seen = frames(tap)
+        equal(len(seen), 8, "frames")
+        before = two.b.counters()
+        with two.tap(two.a) as s:
+            for frame in seen:
+                s.send(frame)
+        ktap.wait(lambda: xfrm.changes(before, two.b.counters()), "they come")
+        time.sleep(0.2)
+        equal(xfrm.changes(before, two.b.counters()), {"XfrmInStateSeqError": 8}, "counters of B")
+
+
+COMP_SPI, INNER_SIZE = 0x77, {"compressed": 600, "uncompressed": 20}
+
+
+class Compressed(Moved):
+    """ESP in transport mode, and IPComp in tunnel mode inside of that."""
+
+    def __init__(self, src, dst):
+        super().__init__(SA(src, dst, SPI, reqid=1), xfrm.family(src), window=None)
+
+    def sa(self, sa, inner, window):
+        self.outer, self.inner = (sa.src, sa.dst), self.ends[inner]
+        comp = sa.but(spi=COMP_SPI, proto=xfrm.COMP, mode=xfrm.TUNNEL, attrs=dict([xfrm.comp()]))
+        self.out, self.in_ = sa.but({"SA_DIR": b"\2"}), sa.but({"SA_DIR": b"\1"}, window=32)
+        for ns, esp, direction in (self.a, self.out, "out"), (self.b, self.in_, "in"):
+            ns.xfrm.new(esp)
+            ns.xfrm.new(comp)
+            self.template(ns, direction, sa.src, sa.dst)
+        self.comp = comp
+
+    def template(self, ns, direction, src, dst, verb="add"):
+        use = ["level", "use"] if direction == "in" else []
+        run(ns, "ip", "xfrm", "policy", verb, "dir", direction, "src", self.inner[0],
+            "dst", self.inner[1], "proto", "udp", "dport", str(PORT),
+            "tmpl", "src", src, "dst", dst, "proto", "comp", "reqid", "1", "mode", "tunnel", *use,
+            "tmpl", "src", src, "dst", dst, "proto", "esp", "reqid", "1", "mode", "transport")
+
+    def move(self, src, dst, **request):
+        reply = self.b.xfrm.migrate(migrate(self.comp, dst=dst, src=src))
+        equal(reply.errno, 0, f"migration of IPComp ({reply.text})")
+        super().move(src, dst, **request)
+
+
+@only(RUST)
+def compressed():
+    """What IPComp has compressed, and what it hasn't."""
+    with Compressed(*V4) as two:
+        sizes = INNER_SIZE.items()
+        for _, size in sizes:
+            two.send(3, size)
+        two.away()
+        equal(two.b.xfrm.count(), 3, "SAs: ESP, IPComp, and the kernel's for what isn't compressed")
+        for _ in range(2):
+            for what, size in sizes:
+                before = two.b.xfrm.get(two.in_)["cur.packets"], two.b.counters()
+                two.send(3, size)
+                equal(two.b.xfrm.get(two.in_)["cur.packets"] - before[0], 3, what)
+                equal(xfrm.changes(before[1], two.b.counters()), {}, f"counters of B, {what}")
+            # Then with the new address in the policy.
+            two.template(two.b, "in", *(two.in_.src, two.in_.dst), verb="update")
+
+
+@only(RUST)
+def compressed_over_ipv6():
+    """What isn't compressed isn't received there: docs/uapi.md."""
+    with Compressed(*V6) as two:
+        two.send(3, INNER_SIZE["compressed"])
+        two.away()
+        two.send(3, INNER_SIZE["compressed"])
+
+
+@only(RUST)
+def by_an_xfrm_interface():
+    """The packets come by the interface of the SA."""
+    with Moved(more_in={"IF_ID": xfrm.u32(5)}) as two:
+        run(two.b, "ip", "link", "add", "x", "type", "xfrm", "dev", "v", "if_id", "5")
+        run(two.b, "ip", "link", "set", "x", "up")
+        run(two.b, "ip", "xfrm", "policy", "update", "dir", "in", "src", two.inner[0],
+            "dst", two.inner[1], "proto", "udp", "dport", str(PORT), "if_id", "5",
+            "tmpl", "src", V4[0], "dst", V4[1], "proto", "esp", "mode", "tunnel")
+        def came():
+            with two.b.inside(), open("/proc/thread-self/net/dev") as f:
+                return next(int(line.split()[2]) for line in f if line.split()[0] == "x:")
+        two.send(2)
+        before = came()
+        two.away()
+        two.arrives(3)
+        equal(came() - before, 3, "packets of the interface")
+
+
+def under_flood(where):
+    """A and B exchange packets; A's inbound SA moves, and B doesn't hear of it for 300 ms.
+    Returns how many were lost that way, and how many were received twice."""
+    with Flood(TUNNEL.but(flags=xfrm.FLAG_ESN)) as two, tempfile.TemporaryDirectory() as files:
+        mover, peer = two.other, two
+        before = two.a.counters()
+        flows = [Flow(ends, os.path.join(files, name), False)
+                 for name, ends in (("to", mover), ("from", peer))]
+        for flow in flows:
+            flow.send(flow.ends.a, flow.ends.talk[0], 1)
+        reply = mover.b.xfrm.migrate(migrate(mover.in_, dst=where))
+        equal(reply.errno, 0, f"migration ({reply.text})")
+        mover.in_ = mover.in_.but(dst=where)
+        time.sleep(0.3)
+        sent = [Flood.end(flow.sender) for flow in flows]
+        settle(two.a, two.b)
+        ways = [flow.end(s) for flow, s in zip(flows, sent)]
+        counters = xfrm.changes(before, two.a.counters())
+        # B hears of it.
+        policy = mover.out.but(dst=where)
+        equal(mover.a.xfrm.migrate(migrate(mover.out, dst=where)).errno, 0, "B's migration")
+        mover.a.xfrm.policy(xfrm.POLICY_OUT, selector(2), policy, True, False)
+        mover.send(5)
+    for name, way in zip(("to the mover", "from it"), ways):
+        print(f"# {handler.chosen()}, {name}: {way.lost} of {way.sent + way.refused} lost, "
+              f"{way.repeated} received twice; {counters}")
+    return ways
+
+
+@only(RUST)
+def nothing_is_lost_before_the_peer_hears():
+    """Between the first packet that B sends and its last one to the old address. The C handler
+    loses all from the move on."""
+    handler.use(C)
+    lost = under_flood(V4_MOVED[0])[0].lost
+    true(lost > 20, f"the C handler has lost {lost}: the flood is too weak")
+    handler.use(RUST)
+    for way in under_flood(V4_MOVED[0]):
+        equal((way.lost, way.repeated), (0, 0), "packets lost, received twice")
+
+
+@only(RUST)
+def many_at_once():
+    """All of them are found at their old addresses; then their memory is given back."""
+    rounds = range(1, MANY + 1)
+    with Moved(TUNNEL.but(spi=0x7fffffff), grace=20_000) as two:
+        first = two.in_
+        send_all(two.b.xfrm, xfrm.NEWSA, first.pack(), {72: 0, 208: 0}, rounds, CREATE | EXCL)
+        before = states()
+        two.away()
+        move = migrate(first, dst=V4_MOVED[1]).pack()
+        send_all(two.b.xfrm, xfrm.MIGRATE_STATE, move, {16: 0, 120: 0}, rounds)
+        true(states() - before > 0.9 * MANY or DEBUG, "they are kept")
+        for _ in range(3):
+            two.arrives(3)
+        for spi in 1, MANY // 2, MANY:
+            # By A's SA, whose SPI changes.
+            one = two.out.but(spi=spi)
+            two.a.xfrm.delete(two.out)
+            two.out = two.a.xfrm.new(one)
+            two.in_ = first.but(spi=spi, dst=V4_MOVED[1])
+            two.arrives(2)
+        two.grace(0)
+        ktap.wait(lambda: states() - before < MANY // 20 + 1000 or DEBUG, "they have ended", 20)
+        two.lost()
+
+
+if __name__ == "__main__":
+    ktap.main(KINDS + [
+        requests_find_it_where_it_is, a_newcomer_has_its_packets, chain, back_and_forth,
+        to_another_family, whatever_policies_say, marks_count, it_ends_with_time,
+        it_ends_with_the_sa, zero_is_as_the_kernel_s, at_most_sixteen_of_a_line,
+        outbound_sas_have_no_old_address, replays_are_refused, compressed, compressed_over_ipv6,
+        by_an_xfrm_interface, nothing_is_lost_before_the_peer_hears, many_at_once])
