@@ -17,10 +17,11 @@ from lib import bond, handler, hostile, kmsg, ktap
 from lib.bond import XOR, link, must, options
 from lib.child import USER, in_child
 from lib.handler import BRIEF, DEBUG, NEITHER, SOAK
-from lib.hostile import FLOOR, Probes, compared, timed
+from lib.hostile import FLOOR, compared, timed
 from lib.ktap import equal, true
 from lib.netlink import CREATE, EXCL
 from lib.netns import Netns
+from lib.watch import Watch
 
 BONDS = int(os.environ.get("BONDS", 30 if BRIEF else 4000 if SOAK and not DEBUG else 150))
 # How long a process stays in the kernel, and how many pages it asks for at once.
@@ -153,7 +154,7 @@ def unloading_with_many():
                 make(ns, f"b{n}")
             if not handler.load():
                 raise ktap.Skip("XFRM_NEXT_KO names no module")
-            with Probes(hostile.rtnl) as watched:
+            with Watch(hostile.rtnl) as watched:
                 watched.begin()
                 took = timed(handler.rmmod, handler.NAME)
                 waits = watched.longest()

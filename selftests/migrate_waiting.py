@@ -26,7 +26,7 @@ from lib.hosts import PORT, V4, Hosts
 from lib.ktap import equal, only, true
 from lib.netlink import REQUEST, Message
 from lib.nfqueue import Queue
-from lib.watch import Watch
+from lib.watch import CPU, Watch
 from lib.xfrm import SA, migrate
 
 MANY = SOAK and not DEBUG
@@ -106,7 +106,7 @@ class Waiting(Hosts):
         """They have arrived or been dropped afterwards. Returns the longest time that a
         CPU was taken, or what one packet took."""
         self.wait()
-        return self.watch.longest()
+        return self.watch.longest()[CPU]
 
     def wait(self):
         try:

@@ -4,18 +4,14 @@ and without it."""
 
 import contextlib
 import math
-import mmap
-import os
-import signal
-import socket
 import struct
 import time
 
 from lib import handler, ktap, xfrm
 from lib.child import USER, in_child
 from lib.netlink import CREATE, EXCL, attrs
-from lib.netns import IFLA_IFNAME, RTM_NEWLINK, Netns, check
-from lib.watch import PR_SET_PDEATHSIG, Watch
+from lib.netns import IFLA_IFNAME, RTM_NEWLINK, Netns
+from lib.watch import Watch
 from lib.xfrm import SA
 
 IFLA_MTU = 4
@@ -60,58 +56,6 @@ def end():
     return probe
 
 
-class Probes(contextlib.ExitStack):
-    """Processes in namespaces of root's that do these again and again."""
-
-    STEP = 0.02
-
-    def __init__(self, *probes):
-        super().__init__()
-        self.probes = probes
-        self.worst = mmap.mmap(-1, 16 * len(probes))    # and since when they are at it
-
-    def __enter__(self):
-        self.watch = self.enter_context(Watch())
-        for place, probe in enumerate(self.probes):
-            child = os.fork()
-            if not child:
-                try:
-                    self._repeat(16 * place, probe)
-                finally:
-                    os._exit(1)
-            self.callback(os.waitpid, child, 0)
-            self.callback(os.kill, child, signal.SIGKILL)
-        ktap.wait(lambda: all(struct.unpack_from("d", self.worst, 16 * n + 8)[0]
-                              for n in range(len(self.probes))), "probes")
-        return self
-
-    def _repeat(self, place, probe):
-        check(handler.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-        act, n = probe(), 0
-        while True:
-            start = time.monotonic()
-            struct.pack_into("d", self.worst, place + 8, start)
-            act(n)
-            worst, = struct.unpack_from("d", self.worst, place)
-            struct.pack_into("d", self.worst, place, max(worst, time.monotonic() - start))
-            time.sleep(self.STEP)
-            n += 1
-
-    def begin(self):
-        self.watch.begin()
-        for n in range(len(self.probes)):
-            struct.pack_into("d", self.worst, 16 * n, 0)
-
-    def longest(self):
-        """{what: the longest that one has waited since, in seconds}."""
-        waits = {"a CPU": self.watch.longest()}
-        for n, probe in enumerate(self.probes):
-            worst, since = struct.unpack_from("dd", self.worst, 16 * n)
-            # It may still wait.
-            waits[probe.__name__] = max(worst, time.monotonic() - since - self.STEP)
-        return waits
-
-
 def compared(act, *probes, factor=2, floor=FLOOR, own=None, user=USER):
     """Lets a user do something, without the module and with it, while probes measure. `act` returns
     {what: seconds} of its own. Fails if others wait longer with the module, or that takes longer,
@@ -129,7 +73,7 @@ def compared(act, *probes, factor=2, floor=FLOOR, own=None, user=USER):
         start = time.monotonic()
         for with_module in best:
             context = handler.module() if with_module else contextlib.nullcontext()
-            with context, Probes(*probes) as watched:
+            with context, Watch(*probes) as watched:
                 watched.begin()
                 took = in_child(act, user)
                 floors = dict.fromkeys(took, floor if own is None else own)

@@ -1,63 +1,94 @@
 # SPDX-License-Identifier: GPL-2.0
-"""How long a CPU ran nothing but what nobody can interrupt."""
+"""How long others have to wait meanwhile."""
 
+import contextlib
 import mmap
 import os
 import signal
 import struct
 import time
 
-from lib import handler
+from lib import handler, ktap
 from lib.netns import check
 
-# It takes time, too.
+# How often a CPU is looked after, which takes time, too; and how long probes pause.
 STEP = 0.02 if handler.DEBUG else 0.005
+PAUSE = 0.02
 PRIORITY = 2
 PR_SET_PDEATHSIG = 1
+CPU = "a CPU"
 
 
-class Watch:
-    """A process on each CPU that comes before all others, and notes how late it is."""
+def _ahead_of_all_on(cpu):
+    """Sleeps; what that takes longer, the CPU ran nothing but what nobody can interrupt."""
+    def prepare():
+        os.sched_setaffinity(0, {cpu})
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+        return sleep
 
-    def __init__(self):
-        self.cpus = sorted(os.sched_getaffinity(0))
-        # Shared with them, and with whoever is forked from here.
-        self.worst = mmap.mmap(-1, 8 * len(self.cpus))
+    def sleep(_n):
+        time.sleep(STEP)
+        return STEP
+    prepare.__name__ = CPU
+    return prepare
+
+
+class Watch(contextlib.ExitStack):
+    """Processes of root's that do something again and again, and note what it takes at most: one
+    on each CPU that comes before all others, and one for each of these probes. Such a function
+    returns what is to be done, whose argument counts."""
+
+    def __init__(self, *probes):
+        super().__init__()
+        self.probes = *map(_ahead_of_all_on, sorted(os.sched_getaffinity(0))), *probes
+        # The longest, and since when they are at it. Shared with whoever is forked from here.
+        self.times = mmap.mmap(-1, 16 * len(self.probes))
 
     def __enter__(self):
-        self.children = []
-        for place, cpu in enumerate(self.cpus):
+        for place, probe in zip(self._places(), self.probes):
             child = os.fork()
             if not child:
                 try:
-                    self._watch(place, cpu)
+                    self._repeat(place, probe)
                 finally:
                     os._exit(1)
-            self.children.append(child)
+            self.callback(os.waitpid, child, 0)
+            self.callback(os.kill, child, signal.SIGKILL)
+        ktap.wait(lambda: all(since for _, since in self._read()), "probes")
         return self
 
-    def __exit__(self, *_):
-        for child in self.children:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+    def _places(self):
+        return range(0, len(self.times), 16)
 
-    def _watch(self, place, cpu):
+    def _read(self):
+        return [struct.unpack_from("dd", self.times, place) for place in self._places()]
+
+    def _repeat(self, place, probe):
         check(handler.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-        os.sched_setaffinity(0, {cpu})
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-        last = time.monotonic()
+        act, n = probe(), 0
         while True:
-            time.sleep(STEP)
-            now = time.monotonic()
-            worst, = struct.unpack_from("d", self.worst, 8 * place)
-            struct.pack_into("d", self.worst, 8 * place, max(worst, now - last - STEP))
-            last = now
+            start = time.monotonic()
+            struct.pack_into("d", self.times, place + 8, start)
+            # What it meant to take.
+            own = act(n)
+            worst, = struct.unpack_from("d", self.times, place)
+            took = time.monotonic() - start - (own or 0)
+            struct.pack_into("d", self.times, place, max(worst, took))
+            if not own:
+                time.sleep(PAUSE)
+            n += 1
 
     def begin(self):
         """Forgets what was so far."""
-        self.worst[:] = bytes(len(self.worst))
+        for place in self._places():
+            struct.pack_into("d", self.times, place, 0)
 
     def longest(self):
-        """The longest that one of them has waited since, in seconds."""
-        time.sleep(2 * STEP)    # who is late still comes now
-        return max(struct.unpack(f"{len(self.cpus)}d", self.worst[:]))
+        """{what: the longest that one has waited since, in seconds}."""
+        time.sleep(2 * STEP)    # who is late for a CPU still comes now
+        waits = {}
+        for probe, (worst, since) in zip(self.probes, self._read()):
+            # Others may still wait.
+            waits[probe.__name__] = max(worst, time.monotonic() - since - PAUSE - STEP,
+                                        waits.get(probe.__name__, 0))
+        return waits
