@@ -15,11 +15,16 @@ from lib.handler import BRIEF, DEBUG, NEITHER, SOAK
 from lib.hostile import compared
 from lib.ktap import equal, true
 from lib.netlink import CREATE, EXCL, REQUEST, Message
+from lib.probe import Allocations
 from lib.spi import in_one_chain, larval, request, spread
 from lib.xfrm import DIR_IN, DIR_OUT, SA, Xfrm
 
 SAS = int(os.environ.get("SAS", 500 if BRIEF else 50000 if SOAK and not DEBUG else 2000))
 SPI, OTHER, FREE = 0x1000, 0x2000, 0x3000
+# SPIs of a range that is all taken, and SAs whose allocations are looked at one by one.
+RANGE, FEW = 64, 100
+# What a request itself may take, in seconds, more than twice what it takes without.
+OWN = 0.2 if DEBUG else 0.02
 HERE, PEER = "10.9.9.9", "10.8.8.8"
 NEW = CREATE | EXCL
 NULL = {"ALG_CRYPT": struct.pack("=64sI", b"ecb(cipher_null)", 0),
@@ -39,10 +44,11 @@ def same_spi(address, direction, spi_, count):
             .but({"SA_DIR": bytes([direction])}) for n in range(1, count + 1)]
 
 
-def ask(nl, spi_, n):
-    """How long it takes to ask for an SPI to receive by, which is given back."""
+def ask(nl, spi_, n, more=0):
+    """How long it takes to ask for an SPI to receive by, or one of so many more, which is given
+    back."""
     start = time.monotonic()
-    got = request(nl, larval(PEER, spi_, spi_, src=HERE, direction=DIR_IN, reqid=n))
+    got = request(nl, larval(PEER, spi_, spi_ + more, src=HERE, direction=DIR_IN, reqid=n))
     took = time.monotonic() - start
     if not got.errno:
         nl.delete(SA(HERE, PEER, spi_))
@@ -67,7 +73,7 @@ def shared(address, direction):
             # The first one pays once for those that have gone, but not in one hold.
             takes["the SPI of half that have gone"] = min(ask(nl, SPI, n) for n in range(1, 6))
         return takes
-    compared(act, hostile.rtnl, hostile.states, own=0.2 if DEBUG else 0.02)
+    compared(act, hostile.rtnl, hostile.states, own=OWN)
 
 
 def outbound_in_one_chain():
@@ -80,6 +86,20 @@ def outbound_spread():
 
 def inbound_in_one_chain():
     shared(in_one_chain, DIR_IN)
+
+
+def a_range_that_is_taken():
+    """Each SPI of it by one of the first SAs of a long chain, in which who comes later is found
+    before."""
+    def act():
+        with Xfrm() as nl:
+            first = [sa for spi_ in range(SPI, SPI + RANGE)
+                     for sa in same_spi(in_one_chain, DIR_IN, spi_, 1)]
+            for sas in first, same_spi(in_one_chain, DIR_IN, OTHER, SAS):
+                each(nl, xfrm.NEWSA, [sa.pack() for sa in sas], NEW)
+            ask(nl, FREE, 0)
+            return {"one of a range": min(ask(nl, SPI, n, RANGE - 1) for n in range(1, 6))}
+    compared(act, hostile.rtnl, hostile.states, own=OWN)
 
 
 def memory():
@@ -103,6 +123,18 @@ def memory_goes_with_the_sas():
         ktap.wait(lambda: memory() - before < SAS / 4, "it is given back", 60, ktap.Failed)
 
 
+def memory_is_the_asker_s():
+    """The kernel counts it as that of the control group of who asks for an SPI, as all that is
+    asked for with this flag; SAs, which the kernel makes, aren't counted as anybody's."""
+    with handler.module(), spi.namespace() as ns:
+        each(ns.xfrm, xfrm.NEWSA, [sa.pack() for sa in same_spi(spread, DIR_IN, SPI, FEW)], NEW)
+        with Allocations() as asked:
+            ask(ns.xfrm, FREE, 0)
+    true(len(asked.flags) > FEW, f"{len(asked.flags)} allocations for {FEW} SAs")
+    equal([flags for flags in asked.flags if "ACCOUNT" not in flags], [], "which isn't counted")
+
+
 if __name__ == "__main__":
-    ktap.main([outbound_in_one_chain, outbound_spread, inbound_in_one_chain]
+    ktap.main([outbound_in_one_chain, outbound_spread, inbound_in_one_chain,
+               a_range_that_is_taken, memory_is_the_asker_s]
               + [memory_goes_with_the_sas] * (not DEBUG), handlers=(NEITHER,), load=False)
