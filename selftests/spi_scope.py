@@ -5,19 +5,17 @@
 import errno
 import itertools
 import json
-import os
 import random
 import shutil
 import subprocess
 
-from lib import handler, ktap, netns, spi, xfrm
+from lib import ktap, spi, xfrm
 from lib.handler import NEITHER
 from lib.ktap import equal, true
 from lib.spi import NO_SPI, larval, must, scope, verdict
 from lib.xfrm import DIR_IN, DIR_OUT, SA
 
 HERE, PEER = "192.0.2.1", "192.0.2.2"
-NOBODY = 65534
 PEERS = [f"198.51.100.{n}" for n in range(1, 6)]
 OK = 0, None
 
@@ -101,43 +99,6 @@ def harold():
         equal(verdict(ns.xfrm, larval("192.0.2.5", src=PEER, direction=DIR_IN)), NO_SPI, "inbound")
 
 
-def for_the_namespace_s_administrator():
-    """Root of a user namespace is that of the network namespaces made there, and of no other."""
-    with spi.namespace() as ns, ns.inside():
-        def tries():
-            """The errno of each attempt, as another user, and in a namespace of its own."""
-            got = []
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            for own in False, True:
-                if own:
-                    netns.check(handler.libc.unshare(netns.CLONE_NEWUSER | netns.CLONE_NEWNET))
-                try:
-                    with open(f"/proc/sys/net/{spi.SCOPE}", "w") as f:
-                        f.write("2\n")
-                    got.append(0)
-                except OSError as why:
-                    got.append(why.errno)
-            return got
-        equal(in_child(tries), [errno.EACCES, 0], "errno in another's namespace, in one's own")
-        equal(scope(ns), "1", "scope")
-
-
-def in_child(function):
-    """What it returns, in a process whose credentials may change."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.write(write, json.dumps(function()).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    os.waitpid(child, 0)
-    with os.fdopen(read) as f:
-        return json.load(f)
-
-
 def scope_is_per_namespace():
     with spi.namespace() as one, spi.namespace() as two:
         equal([scope(ns) for ns in (one, two)], ["1", "1"], "scopes")
@@ -219,5 +180,5 @@ def command():
 
 if __name__ == "__main__":
     ktap.main([
-        table, android, brunner, harold, scope_is_per_namespace,
-        for_the_namespace_s_administrator, whole_range, the_last_one_is_found, an_spi_is_kept, command], handlers=(NEITHER,))
+        table, android, brunner, harold, scope_is_per_namespace, whole_range,
+        the_last_one_is_found, an_spi_is_kept, command], handlers=(NEITHER,))

@@ -42,9 +42,13 @@ def _syscall(*args):
 def insmod(path, parameters=b""):
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _syscall(SYS_FINIT_MODULE, fd, parameters, 0)
+        finit(fd, parameters)
     finally:
         os.close(fd)
+
+
+def finit(fd, parameters=b""):
+    _syscall(SYS_FINIT_MODULE, fd, parameters, 0)
 
 
 def rmmod(name):
