@@ -21,11 +21,14 @@ from lib.hostile import FLOOR, compared, timed
 from lib.ktap import equal, true
 from lib.netlink import CREATE, EXCL
 from lib.netns import Netns
+from lib.probe import Probe
 from lib.watch import Watch
 
 BONDS = int(os.environ.get("BONDS", 30 if BRIEF else 4000 if SOAK and not DEBUG else 150))
 # How long a process stays in the kernel, and how many pages it asks for at once.
 STAYS, PAGES = 3 if DEBUG else 5, 600
+# Bonds for which RTNL is held at once when they are shown.
+AT_ONCE = 16
 # Ours in the log within five seconds, as net_ratelimit() lets through, and before and after.
 LINES = 30
 FEATURE = "esp-hw-offload"
@@ -165,6 +168,19 @@ def unloading_with_many():
             alone = took
 
 
+def shown_with_many():
+    """RTNL isn't held for all of them at once."""
+    prepare()
+    with handler.module(), Netns() as ns, Probe("rtnl_lock", one="\\1") as taken:
+        for n in range(BONDS):
+            make(ns, f"b{n}")
+        taken.calls()
+        text = bond.shown()
+        times = len(taken.calls())
+    equal(text.count("bond b"), BONDS, "bonds that are shown")
+    true(times >= BONDS / AT_ONCE, f"RTNL is taken {times} times for {BONDS} bonds")
+
+
 def log_is_quiet():
     """However often somebody asks for what a bond can't."""
     prepare()
@@ -192,4 +208,4 @@ def log_is_quiet():
 
 if __name__ == "__main__":
     ktap.main([deleted_while_a_process_stays_in_the_kernel, many_bonds, many_namespaces,
-               unloading_with_many, log_is_quiet], handlers=(NEITHER,), load=False)
+               unloading_with_many, shown_with_many, log_is_quiet], handlers=(NEITHER,), load=False)

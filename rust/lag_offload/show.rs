@@ -28,9 +28,7 @@ pub struct Shown(pub(super) Arc<Uppers<Lag>>);
 
 impl debugfs::Writer for Shown {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rtnl = Rtnl::lock();
-        let mut bonds = self.0.iter(&rtnl);
-        bonds.try_for_each(|upper| bond(&upper, &rtnl, f))
+        self.0.each(|upper, rtnl| bond(upper, rtnl, f))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     net::{bonding::Bond, device::Identity, not_supported, Device, Rtnl, TextBarrier},
     raw,
 };
-use core::ptr;
+use core::{convert::Infallible, ptr};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -84,7 +84,7 @@ struct Table<T: Ops> {
 // SAFETY: It is only read.
 unsafe impl<T: Ops> Send for Table<T> {}
 
-/// How many devices are given back with the RTNL held once.
+/// How many devices something is done to with the RTNL held once.
 const AT_ONCE: usize = 16;
 
 /// Whether there is an [`Uppers`].
@@ -189,10 +189,19 @@ impl<T: Ops> Uppers<T> {
         self.devices.lock().uppers.get(&device).cloned()
     }
 
-    /// Returns all of them. Sleeps in between.
-    pub fn iter<'a>(&'a self, _rtnl: &'a Rtnl) -> impl Iterator<Item = Arc<Upper<T>>> + 'a {
+    /// Calls `f` with each of them, as long as it succeeds. Takes RTNL, for some at a time: what
+    /// comes or goes in between may be left out.
+    pub fn each<E>(&self, mut f: impl FnMut(&Upper<T>, &Rtnl) -> Result<(), E>) -> Result<(), E> {
         let mut from = Identity::FIRST;
-        core::iter::from_fn(move || self.next(&mut from))
+        loop {
+            let rtnl = Rtnl::lock();
+            for _ in 0..AT_ONCE {
+                match self.next(&mut from) {
+                    Some(upper) => f(&upper, &rtnl)?,
+                    None => return Ok(()),
+                }
+            }
+        }
     }
 
     /// Returns the next one in the order of identities.
@@ -287,22 +296,13 @@ impl<T: Ops> Uppers<T> {
     /// Gives all devices back, and takes none any more. Takes RTNL, for some at a time.
     pub fn close(&self) {
         self.devices.lock().closed = true;
-        let mut from = Identity::FIRST;
         while !self.devices.lock().uppers.is_empty() {
-            let rtnl = Rtnl::lock();
-            for _ in 0..AT_ONCE {
-                let Some(upper) = self.next(&mut from) else {
-                    from = Identity::FIRST;
-                    break;
-                };
-                self.give_back(upper.device(), &rtnl);
-            }
-            drop(rtnl);
-            if from == Identity::FIRST {
-                // All have been seen. Of those that are left, an SA is on its way to where it
-                // can be flushed.
-                fsleep(Delta::from_millis(1));
-            }
+            let Ok(()) = self.each(|upper, rtnl| {
+                self.give_back(upper.device(), rtnl);
+                Ok::<_, Infallible>(())
+            });
+            // Of those that are left, an SA is on its way to where it can be flushed.
+            fsleep(Delta::from_millis(1));
         }
     }
 }
