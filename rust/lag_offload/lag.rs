@@ -9,7 +9,11 @@ use super::{
     verdict::{self, Reason},
 };
 use crate::{
-    net::{bonding::Bond, device::Esp, not_supported, Device, ExtAck},
+    net::{
+        bonding::Bond,
+        device::{Esp, Name},
+        not_supported, Device, ExtAck,
+    },
     xfrm::offload::{
         lower::{self, Sa},
         replica::{Replicated, MAX_LOWERS},
@@ -62,6 +66,11 @@ impl Lag {
         verdict::reason(device, bond).or(self.slaves.is_empty().then_some(Reason::NoSlaves))
     }
 
+    /// Returns a slave whose driver doesn't follow extended sequence numbers.
+    fn without_esn(&self) -> Option<&Device> {
+        self.slaves().find(|slave| !lower::follows_esn(slave))
+    }
+
     fn forget(&mut self, slave: &Device) {
         self.slaves.retain(|other| !other.member.device().is(slave));
     }
@@ -94,9 +103,16 @@ impl Ops for Lag {
             extack.set(format_args!("{text}"));
             return Err(EINVAL);
         }
-        if sa.has_esn() {
-            let text = "ESN offload is not supported by bonds that use several slaves";
+        if sa.has_esn() && !lower::DEVICE_IS_TOLD {
+            let text = "This kernel has no ESN offload for bonds that use several slaves";
             extack.set(format_args!("{text}"));
+            return Err(EINVAL);
+        }
+        if let (true, Some(slave)) = (sa.has_esn(), self.without_esn()) {
+            let name = slave.name_of_now();
+            extack.set(format_args!(
+                "Slave {name}: its driver can't do ESN offload"
+            ));
             return Err(EINVAL);
         }
         Ok(true)
@@ -128,6 +144,8 @@ pub enum Misfit {
     Driver,
     /// It doesn't do all of ESP that the bond does.
     Features,
+    /// Its driver doesn't follow the sequence numbers of the SAs that the bond has.
+    Esn(Name),
     /// There are too many slaves.
     TooMany,
 }
@@ -137,6 +155,7 @@ impl fmt::Display for Misfit {
         match self {
             Self::Driver => f.write_str("its driver can't share SAs"),
             Self::Features => f.write_str("it can't do all of ESP that the bond does"),
+            Self::Esn(name) => write!(f, "the driver of {name} can't do ESN"),
             Self::TooMany => write!(f, "there are more than {MAX_LOWERS} slaves"),
         }
     }
@@ -152,6 +171,9 @@ pub fn check(lag: &mut Locked<'_, Lag>, slave: &Device, esp: Esp) -> Result<(), 
     }
     if !slave.esp().contains(esp) {
         return Err(Misfit::Features);
+    }
+    if !lower::follows_esn(slave) && lag.sas().any(|sa| sa.sa().has_esn()) {
+        return Err(Misfit::Esn(slave.name_of_now()));
     }
     if lag.data().slaves.len() >= MAX_LOWERS {
         return Err(Misfit::TooMany);

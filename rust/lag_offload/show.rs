@@ -10,6 +10,8 @@
 //! slave NAME
 //! sa PROTOCOL DESTINATION SPI DIRECTION
 //! handle SLAVE HANDLE
+//! counted SLAVE PACKETS BYTES                  if its driver tells
+//! esn SLAVE UPPER_HALF                         told last, of extended sequence numbers
 //! ```
 
 use super::lag::Lag;
@@ -46,7 +48,16 @@ fn bond(upper: &Upper<Lag>, rtnl: &Rtnl, f: &mut fmt::Formatter<'_>) -> fmt::Res
     }
     for sa in lag.sas() {
         write_sa(sa.sa(), f)?;
-        sa.each(|slave, handle| writeln!(f, "handle {} {handle:#x}", slave.name(rtnl)))?;
+        sa.update_stats();
+        sa.each(|on| {
+            let name = on.lower.name(rtnl);
+            writeln!(f, "handle {name} {:#x}", on.handle)?;
+            if let Some((packets, bytes)) = on.counted {
+                writeln!(f, "counted {name} {packets} {bytes}")?;
+            }
+            on.upper_half
+                .map_or(Ok(()), |half| writeln!(f, "esn {name} {half:#x}"))
+        })?;
     }
     Ok(())
 }

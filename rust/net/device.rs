@@ -134,6 +134,13 @@ impl Device {
             raw::xfrm_next_netdev_unlock_ops(dev);
         }
     }
+
+    /// Returns the name, for messages: while somebody renames the device, it may be a part of
+    /// either name. Any context.
+    pub fn name_of_now(&self) -> Name {
+        // SAFETY: The device is valid; any bytes are a name.
+        Name(unsafe { (&raw const (*self.as_ptr()).name).read_volatile() })
+    }
 }
 
 /// What tells a device from all others that are there: another one may have it when that has

@@ -6,7 +6,7 @@
 //! told to delete or to free it. So a device's place with the handle is there before the
 //! SA is deleted there, and goes after it has been freed.
 
-use super::lower::{Installed, Sa};
+use super::lower::{self, Installed, Sa};
 use crate::net::{
     bh, not_supported,
     rcu::{Held, Room, Shared},
@@ -15,13 +15,21 @@ use crate::net::{
 use kernel::{
     new_spinlock,
     prelude::*,
-    sync::{aref::ARef, rcu, SpinLock},
+    sync::{
+        aref::ARef,
+        atomic::{ordering, Atomic},
+        rcu, SpinLock,
+    },
 };
 
 /// On how many lower devices an SA can be.
 pub const MAX_LOWERS: usize = 16;
 // Else `nth_place` leaves some out.
 const _: () = assert!(MAX_LOWERS.is_power_of_two());
+
+// What an SA takes is in docs/lag-offload.md: this, and for each device as much as fits into
+// 64 bytes with what RCU adds.
+const _: () = assert!(size_of::<Replica>() <= 1024 && size_of::<Place>() <= 40);
 
 /// An SA that is ours, and the lower devices that it is on: they don't change but by this.
 ///
@@ -65,7 +73,7 @@ impl<'a> Replicated<'a> {
     /// [`MAX_LOWERS`] devices, `EEXIST` if it is on this one, or `ENOMEM`.
     pub fn install(&mut self, lower: &Device, extack: &mut ExtAck<'_>) -> Result {
         // Without a reference it has no keys any more, and needs no device.
-        let Some(_held) = self.sa.hold() else {
+        let Some(held) = self.sa.hold() else {
             return Ok(());
         };
         let replica = self.replica;
@@ -82,30 +90,85 @@ impl<'a> Replicated<'a> {
 
         let lower = lower.into();
         replica.locked(|told| {
-            replica.places[place].set(room, Place { lower, handle });
+            let counted = Counted::new();
+            let there = Place {
+                lower,
+                handle,
+                counted,
+            };
+            replica.places[place].set(room, there);
             if told.deleted {
                 installed.delete();
             }
             told.installed[place] = Some(installed);
         });
+        if self.sa.has_esn() {
+            // They may have moved on since the driver looked.
+            let _locked = held.lock();
+            // SAFETY: It is locked, and has a reference.
+            replica.at(place, |installed| unsafe { installed.advance_esn() });
+        }
         Ok(())
     }
 
-    /// Takes the SA from a device, if it is there. May sleep.
+    /// Takes the SA from a device, if it is there, after that has been asked for its
+    /// statistics. May sleep.
     pub fn remove(&mut self, lower: &Device) {
-        if let Some(place) = self.replica.place_of(lower) {
-            self.replica.clear(place);
+        let Some(place) = self.replica.place_of(lower) else {
+            return;
+        };
+        if let Some(held) = self.sa.hold() {
+            let _locked = held.lock();
+            self.replica.at(place, |installed| {
+                // SAFETY: It is locked.
+                unsafe { installed.update_stats() };
+                installed.delete();
+            });
+        }
+        self.replica.clear(place);
+    }
+
+    /// Asks all devices for the statistics of the SA.
+    pub fn update_stats(&self) {
+        if let Some(held) = self.sa.hold() {
+            let _locked = held.lock();
+            // SAFETY: It is locked.
+            unsafe { self.replica.update_stats() };
         }
     }
 
-    /// Calls `f` with each device that the SA is on, and the handle there, as long
-    /// as it succeeds.
-    pub fn each<E>(&self, mut f: impl FnMut(&Device, usize) -> Result<(), E>) -> Result<(), E> {
-        self.replica.places.iter().try_for_each(|place| {
-            let place = place.read(&rcu::read_lock()).cloned();
-            place.map_or(Ok(()), |place| f(&place.lower, place.handle))
+    /// Calls `f` with what is known of each device that the SA is on, as long as it
+    /// succeeds.
+    pub fn each<E>(&self, mut f: impl FnMut(&Use<'_>) -> Result<(), E>) -> Result<(), E> {
+        (0..MAX_LOWERS).try_for_each(|place| {
+            let (lower, handle, counted) = {
+                let rcu = rcu::read_lock();
+                let Some(there) = self.replica.places[place].read(&rcu) else {
+                    return Ok(());
+                };
+                (there.lower.clone(), there.handle, there.counted.get())
+            };
+            let upper_half = self.replica.at(place, |installed| installed.upper_half());
+            f(&Use {
+                lower: &lower,
+                handle,
+                counted: lower::counts(&lower).then_some(counted),
+                upper_half: upper_half.filter(|_| self.sa.has_esn()),
+            })
         })
     }
+}
+
+/// What is known of an SA on one of its devices.
+pub struct Use<'a> {
+    /// The device.
+    pub lower: &'a Device,
+    /// What its driver knows the SA by.
+    pub handle: usize,
+    /// How many packets and bytes the device has counted, if it does.
+    pub counted: Option<(u64, u64)>,
+    /// The upper half of extended sequence numbers that the driver was told last.
+    pub upper_half: Option<u32>,
 }
 
 /// Where an SA is installed.
@@ -128,10 +191,30 @@ struct Told {
 }
 
 /// What packets need to know of a device.
-#[derive(Clone)]
 struct Place {
     lower: ARef<Device>,
     handle: usize,
+    counted: Counted,
+}
+
+/// What a device says that it has counted.
+struct Counted {
+    packets: Atomic<i64>,
+    bytes: Atomic<i64>,
+}
+
+impl Counted {
+    fn new() -> Self {
+        Self {
+            packets: Atomic::new(0),
+            bytes: Atomic::new(0),
+        }
+    }
+
+    fn get(&self) -> (u64, u64) {
+        let [packets, bytes] = [&self.packets, &self.bytes].map(|n| n.load(ordering::Relaxed));
+        (packets as u64, bytes as u64)
+    }
 }
 
 /// The places for a device, in the order of `n`: where it is in the first one, as
@@ -169,6 +252,39 @@ impl Replica {
         });
     }
 
+    /// Tells all devices that the sequence numbers of the SA have moved on.
+    ///
+    /// # Safety
+    ///
+    /// It has a reference, and is locked.
+    pub(super) unsafe fn advance_esn(&self) {
+        self.locked(|told| {
+            let installed = told.installed.iter_mut().flatten();
+            // SAFETY: The caller promises it.
+            installed.for_each(|installed| unsafe { installed.advance_esn() });
+        });
+    }
+
+    /// Lets all devices bring the SA's statistics up to date. Drivers are called one after
+    /// the other, so that none undoes what another one adds.
+    ///
+    /// # Safety
+    ///
+    /// The SA is locked, or `xfrm_state_lock` or `xfrm_cfg_mutex` held.
+    pub(super) unsafe fn update_stats(&self) {
+        self.locked(|told| {
+            let installed = told.installed.iter().flatten();
+            // SAFETY: The caller promises it.
+            installed.for_each(|installed| unsafe { installed.update_stats() });
+        });
+    }
+
+    /// Calls `f` with what is installed in a place, if there is something. Any context but
+    /// hard interrupts.
+    fn at<R>(&self, place: usize, f: impl FnOnce(&mut Installed) -> R) -> Option<R> {
+        self.locked(|told| told.installed[place].as_mut().map(f))
+    }
+
     /// Takes the SA from all devices. May sleep; the lock of the upper device is held.
     pub(super) fn free(&self) {
         (0..MAX_LOWERS)
@@ -193,18 +309,31 @@ impl Replica {
     /// Returns the handle on a device, 0 if there is none. Any context.
     #[inline]
     pub(super) fn handle(&self, lower: &Device, rcu: Held<'_>) -> usize {
+        self.find(lower, rcu).map_or(0, |there| there.handle)
+    }
+
+    /// Notes what a device has counted since the last time. Any context.
+    #[cfg(XFRM_NEXT_LAG_STATS)]
+    pub(super) fn count(&self, lower: &Device, packets: u64, bytes: u64, rcu: Held<'_>) {
+        if let Some(there) = self.find(lower, rcu) {
+            there.counted.packets.add(packets as i64, ordering::Relaxed);
+            there.counted.bytes.add(bytes as i64, ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn find<'a>(&'a self, lower: &Device, rcu: Held<'a>) -> Option<&'a Place> {
         match self.places[nth_place(lower, 0)].read(rcu) {
-            Some(there) if there.lower.is(lower) => there.handle,
-            _ => self.handle_elsewhere(lower, rcu),
+            Some(there) if there.lower.is(lower) => Some(there),
+            _ => self.find_elsewhere(lower, rcu),
         }
     }
 
     #[cold]
-    fn handle_elsewhere(&self, lower: &Device, rcu: Held<'_>) -> usize {
+    fn find_elsewhere<'a>(&'a self, lower: &Device, rcu: Held<'a>) -> Option<&'a Place> {
         (1..MAX_LOWERS)
             .filter_map(|n| self.places[nth_place(lower, n)].read(rcu))
             .find(|there| there.lower.is(lower))
-            .map_or(0, |there| there.handle)
     }
 
     /// In which place a device is. It stays there under the lock of the upper one.

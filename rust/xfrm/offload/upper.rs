@@ -17,12 +17,13 @@
 //! | free | may sleep; RTNL, or the worker that collects SAs; also without delete |
 //! | offload_ok, lower_handle | RCU |
 //! | advance_esn | the SA's lock |
-//! | update_stats | the SA's lock, `xfrm_state_lock`, or neither (`XFRM_MSG_GETSA`) |
+//! | update_stats | the SA's lock, `xfrm_state_lock`, or `xfrm_cfg_mutex` (`XFRM_MSG_GETSA`) |
+//! | lower_stats | RCU; in update_stats of a lower device |
 //!
 //! When the worker frees an SA, nobody holds a reference, and its keys are gone.
 //!
 //! Locks, outermost first: `xfrm_cfg_mutex`, or RTNL and then the lock of the
-//! collector -> that of [`Upper`] -> that of the SA's [`Replica`] -> the drivers'. Nobody
+//! collector -> that of [`Upper`] -> the SA's -> that of its [`Replica`] -> the drivers'. Nobody
 //! takes one of the first three under that of [`Upper`].
 //!
 //! C headers: `include/linux/netdevice.h` (`struct xfrmdev_ops`),

@@ -3,11 +3,13 @@
 //! The operations of an [`Upper`], as the kernel calls them.
 //!
 //! Each is the SA's: ours if something is behind its `upper_priv`, else that of
-//! the device's own driver, which is called instead. [`super::upper`] says in which
+//! the device's own driver, which is called instead. One of ours that has been freed meanwhile
+//! is dead by then: the driver isn't called for it, since it would look for the device, which the
+//! SA has no more. [`super::upper`] says in which
 //! contexts they are called.
 
 use super::{
-    lower::Sa,
+    lower::{call, Sa},
     upper::{upper_priv, Ops, Upper},
     uppers::{find, original, Sleeper, Uppers},
 };
@@ -44,6 +46,8 @@ impl<T: Ops> Callbacks<T> {
         xdo_dev_policy_delete: None,
         xdo_dev_policy_free: None,
         xdo_dev_state_lower_handle: Some(Self::lower_handle),
+        #[cfg(XFRM_NEXT_LAG_STATS)]
+        xdo_dev_state_lower_stats: Some(Self::lower_stats),
         flags: 0,
     };
 
@@ -136,7 +140,6 @@ impl<T: Ops> Callbacks<T> {
         if !upper_priv(sa).is_empty() {
             return T::may_offload(device);
         }
-        // As in `is_theirs`, which would look at the place again.
         if sa.is_dead() {
             return false;
         }
@@ -150,34 +153,49 @@ impl<T: Ops> Callbacks<T> {
     /// # Safety
     ///
     /// For the kernel, as the header says.
-    unsafe extern "C" fn advance_esn(x: *mut raw::xfrm_state) {
+    unsafe extern "C" fn advance_esn(
+        #[cfg(XFRM_NEXT_LAG_DEV)] _dev: *mut raw::net_device,
+        x: *mut raw::xfrm_state,
+    ) {
+        let rcu = rcu::read_lock();
         // SAFETY: The kernel's arguments are valid during the call.
-        if let Some((device, sa)) = unsafe { offloaded(x) } {
-            // SAFETY: This is one of our operations.
-            let theirs = unsafe { original::<T>(device) }.xdo_dev_state_advance_esn;
-            // None of ours has such numbers.
-            if let (Some(advance), true) = (theirs, is_theirs(sa)) {
-                // SAFETY: As we are called.
-                unsafe { advance(x) }
-            }
+        let Some((device, sa)) = (unsafe { offloaded(x) }) else {
+            return;
+        };
+        if let Some(replica) = upper_priv(sa).read(&rcu) {
+            // SAFETY: The kernel has locked the SA for a packet, which has a reference.
+            return unsafe { replica.advance_esn() };
+        }
+        // SAFETY: This is one of our operations.
+        let theirs = unsafe { original::<T>(device) }.xdo_dev_state_advance_esn;
+        if let (Some(advance), false) = (theirs, sa.is_dead()) {
+            // SAFETY: As we are called.
+            unsafe { call(advance, device, sa) }
         }
     }
 
     /// # Safety
     ///
     /// For the kernel, as the header says.
-    unsafe extern "C" fn update_stats(x: *mut raw::xfrm_state) {
+    unsafe extern "C" fn update_stats(
+        #[cfg(XFRM_NEXT_LAG_DEV)] _dev: *mut raw::net_device,
+        x: *mut raw::xfrm_state,
+    ) {
         // Who asks for one SA holds no lock that keeps the device.
-        let _rcu = rcu::read_lock();
+        let rcu = rcu::read_lock();
         // SAFETY: The kernel's arguments are valid during the call.
-        if let Some((device, sa)) = unsafe { offloaded(x) } {
-            // SAFETY: This is one of our operations.
-            let theirs = unsafe { original::<T>(device) }.xdo_dev_state_update_stats;
-            // Packets of ours are counted by the kernel.
-            if let (Some(update), true) = (theirs, is_theirs(sa)) {
-                // SAFETY: As we are called.
-                unsafe { update(x) }
-            }
+        let Some((device, sa)) = (unsafe { offloaded(x) }) else {
+            return;
+        };
+        if let Some(replica) = upper_priv(sa).read(&rcu) {
+            // SAFETY: As we are called.
+            return unsafe { replica.update_stats() };
+        }
+        // SAFETY: This is one of our operations.
+        let theirs = unsafe { original::<T>(device) }.xdo_dev_state_update_stats;
+        if let (Some(update), false) = (theirs, sa.is_dead()) {
+            // SAFETY: As we are called.
+            unsafe { call(update, device, sa) }
         }
     }
 
@@ -197,12 +215,27 @@ impl<T: Ops> Callbacks<T> {
         let replica = upper_priv(sa).read(rcu);
         replica.map_or(0, |replica| replica.handle(lower, rcu)) as c_ulong
     }
-}
 
-/// Whether the SA is the driver's. One of ours that has been freed meanwhile is
-/// dead by then: its driver would look for the device, which it has no more.
-fn is_theirs(sa: &Sa) -> bool {
-    upper_priv(sa).is_empty() && !sa.is_dead()
+    /// # Safety
+    ///
+    /// For the kernel, as the header says.
+    #[cfg(XFRM_NEXT_LAG_STATS)]
+    unsafe extern "C" fn lower_stats(
+        _dev: *mut raw::net_device,
+        x: *mut raw::xfrm_state,
+        lower: *mut raw::net_device,
+        packets: u64,
+        bytes: u64,
+    ) {
+        // SAFETY: The kernel's arguments are valid during the call, which is
+        // under RCU.
+        let (sa, lower, rcu) =
+            unsafe { (Sa::from_raw(x), Device::from_raw(lower), Held::assume()) };
+
+        if let Some(replica) = upper_priv(sa).read(rcu) {
+            replica.count(lower, packets, bytes, rcu);
+        }
+    }
 }
 
 /// Returns the device of an SA and the SA, unless the device has just gone.
