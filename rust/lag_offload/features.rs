@@ -33,7 +33,8 @@ pub fn of_bond(rtnl: &Rtnl, bond: &Upper<Lag>) {
     if before.contains(now) {
         return;
     }
-    if let Err((slave, enabled)) = enable_all(rtnl, device, now) {
+    let (enabled, failed) = enable_all(rtnl, device, now);
+    if let Some(slave) = failed {
         // First the bond: its slaves' events, with their locks held, would find it
         // doing more than is noted, and ask them for that.
         bond.lock().data().esp = before;
@@ -49,6 +50,11 @@ pub fn of_bond(rtnl: &Rtnl, bond: &Upper<Lag>) {
             }
             None => warn_ratelimited!("{name}: no ESP offload, there is no memory\n"),
         }
+        return;
+    }
+    let mut lag = bond.lock();
+    for (slave, borrowed) in enabled {
+        lag.data().borrow(&slave, borrowed);
     }
 }
 
@@ -82,21 +88,21 @@ pub fn of_slave(rtnl: &Rtnl, bond: &Upper<Lag>, slave: &Device) {
 /// What has been asked of slaves.
 type Enabled = KVec<(ARef<Device>, Esp)>;
 
-/// Asks all slaves for what the bond does. Fails with the slave that can't, if
-/// it isn't for want of memory, and what has been asked of the others.
-fn enable_all(rtnl: &Rtnl, bond: &Device, esp: Esp) -> Result<(), (Option<ARef<Device>>, Enabled)> {
+/// Asks all slaves for what the bond does. Returns what they have been asked for, and if one
+/// can't that slave, or nothing for want of memory.
+fn enable_all(rtnl: &Rtnl, bond: &Device, esp: Esp) -> (Enabled, Option<Option<ARef<Device>>>) {
     let mut enabled = KVec::new();
     for (n, slave) in rtnl.lowers(bond).enumerate() {
         if enabled.reserve(1, GFP_KERNEL).is_err() {
-            return Err((None, enabled));
+            return (enabled, Some(None));
         }
         let borrowed = enable(rtnl, slave, esp);
         let _ = enabled.push_within_capacity((slave.into(), borrowed));
         if n >= MAX_LOWERS || !lower::is_possible(slave) || !slave.esp().contains(esp) {
-            return Err((Some(slave.into()), enabled));
+            return (enabled, Some(Some(slave.into())));
         }
     }
-    Ok(())
+    (enabled, None)
 }
 
 /// Asks a slave for what it lacks of `esp`, if it could do that. Returns what it

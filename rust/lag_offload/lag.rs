@@ -21,7 +21,10 @@ use crate::{
     },
 };
 use core::fmt;
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{aref::ARef, Arc},
+};
 
 /// What is known of one bond.
 pub struct Lag {
@@ -35,6 +38,8 @@ struct Slave {
     member: Member,
     /// It isn't linked any more, but may still send.
     leaving: bool,
+    /// What it does of ESP because the bond has asked for it.
+    borrowed: Esp,
 }
 
 impl Lag {
@@ -49,11 +54,20 @@ impl Lag {
 
     /// Notes a slave of the bond that is there.
     pub fn note(&mut self, bond: &Device, slave: &Device) -> Result {
-        let member = self.members.add(bond, slave)?;
-        let leaving = false;
-        Ok(self
-            .slaves
-            .push(Slave { member, leaving }, GFP_KERNEL_ACCOUNT)?)
+        let slave = Slave {
+            member: self.members.add(bond, slave)?,
+            leaving: false,
+            borrowed: Esp::NONE,
+        };
+        Ok(self.slaves.push(slave, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Notes what a slave does of ESP because the bond has asked for it.
+    pub fn borrow(&mut self, slave: &Device, esp: Esp) {
+        let mut slaves = self.slaves.iter_mut();
+        if let Some(slave) = slaves.find(|other| other.member.device().is(slave)) {
+            slave.borrowed = slave.borrowed | esp;
+        }
     }
 
     /// Returns the slaves, also those that are leaving.
@@ -214,18 +228,15 @@ pub fn leave(lag: &mut Locked<'_, Lag>, slave: &Device) {
     }
 }
 
-/// Takes all SAs from slaves that aren't linked any more, of which nobody sends.
-/// With `only`, from this one if it is one of them.
-pub fn sweep(lag: &mut Locked<'_, Lag>, only: Option<&Device>) {
-    loop {
-        let wanted = |slave: &Device| only.is_none_or(|only| only.is(slave));
-        let slaves = &lag.data().slaves;
-        let gone = slaves
-            .iter()
-            .find(|s| s.leaving && wanted(s.member.device()));
-        let Some(gone) = gone.map(|slave| slave.member.device().clone()) else {
-            return;
-        };
-        part(lag, &gone);
-    }
+/// Takes all SAs from a slave that isn't linked any more and doesn't send; with `only`, if it is
+/// this one. Returns it, and what is to be taken back of ESP.
+pub fn sweep(lag: &mut Locked<'_, Lag>, only: Option<&Device>) -> Option<(ARef<Device>, Esp)> {
+    let wanted = |slave: &Device| only.is_none_or(|only| only.is(slave));
+    let slaves = &lag.data().slaves;
+    let gone = slaves
+        .iter()
+        .find(|s| s.leaving && wanted(s.member.device()))?;
+    let (slave, borrowed) = (gone.member.device().clone(), gone.borrowed);
+    part(lag, &slave);
+    Some((slave, borrowed))
 }

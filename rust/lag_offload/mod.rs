@@ -27,6 +27,7 @@ mod verdict;
 use crate::{
     net::{
         bonding::Bond,
+        device::Esp,
         not_supported,
         notifier::{Event, Registration, Watch},
         warn_ratelimited, Device, ExtAck, RcuBarrier, Rtnl, TextBarrier,
@@ -109,12 +110,18 @@ impl Watch for Watcher {
                 }
                 self.sweep(device);
             }
-            Event::Down => self.sweep(device),
+            Event::Down(locked) => {
+                if let Some(borrowed) = self.sweep(device) {
+                    locked.want_esp(rtnl, Esp::NONE, borrowed);
+                }
+            }
             Event::Changes => self.flush_unfit(rtnl, device),
             Event::Features => self.features(rtnl, device),
             Event::Joins(upper) => {
                 if let Some(bond) = self.find(upper) {
-                    self.sweep(device);
+                    if let Some(borrowed) = self.sweep(device) {
+                        features::disable(rtnl, device, borrowed);
+                    }
                     self.flush_unfit(rtnl, upper);
                     return self.joins(rtnl, &bond, device, extack);
                 }
@@ -145,11 +152,14 @@ impl Watcher {
         self.features(rtnl, device);
     }
 
-    /// Takes the SAs from a slave that has left, of whichever bond it was.
-    fn sweep(&self, slave: &Device) {
-        if let Some(bond) = self.master(slave) {
-            lag::sweep(&mut bond.lock(), Some(slave));
-        }
+    /// Takes the SAs from a slave that has left, of whichever bond it was. Returns what is to be
+    /// taken back of ESP, if it has.
+    fn sweep(&self, slave: &Device) -> Option<Esp> {
+        let bond = self.master(slave)?;
+        let swept = lag::sweep(&mut bond.lock(), Some(slave));
+        swept
+            .map(|(_, borrowed)| borrowed)
+            .filter(|esp| !esp.is_none())
     }
 
     /// Returns the bond that a device is a slave of, also when it isn't linked any more.
@@ -175,7 +185,10 @@ impl Watcher {
     fn features(&self, rtnl: &Rtnl, device: &Device) {
         if let Some(bond) = self.find(device) {
             // Bonding computes the features after a slave has stopped sending.
-            lag::sweep(&mut bond.lock(), None);
+            let sweep = || lag::sweep(&mut bond.lock(), None);
+            while let Some((slave, borrowed)) = sweep() {
+                features::disable(rtnl, &slave, borrowed);
+            }
             features::of_bond(rtnl, &bond);
             return self.flush_unfit(rtnl, device);
         }
@@ -201,7 +214,9 @@ impl Watcher {
             lag.data().esp = esp;
             match lag::check(&mut lag, slave, esp) {
                 Ok(()) => {
-                    lag::join(&mut lag, bond.device(), slave, esp, extack).inspect_err(|_| {
+                    let joined = lag::join(&mut lag, bond.device(), slave, esp, extack);
+                    lag.data().borrow(slave, borrowed);
+                    joined.inspect_err(|_| {
                         extack.set_weak(format_args!("The slave can't take the bond's SAs"));
                     })
                 }

@@ -124,15 +124,15 @@ impl Device {
     /// `ethtool_set_features()` of `net/ethtool/ioctl.c`.
     ///
     /// [`Event::Features`]: super::notifier::Event::Features
-    pub fn want_esp(&self, _rtnl: &Rtnl, more: Esp, less: Esp) {
-        let dev = self.as_ptr();
-        // SAFETY: The device is valid. RTNL and the lock protect its features.
-        unsafe {
-            raw::xfrm_next_netdev_lock_ops(dev);
-            (*dev).wanted_features = ((*dev).wanted_features | more.0) & !less.0;
-            raw::netdev_update_features(dev);
-            raw::xfrm_next_netdev_unlock_ops(dev);
-        }
+    pub fn want_esp(&self, rtnl: &Rtnl, more: Esp, less: Esp) {
+        // SAFETY: The device is valid, and unlocked below.
+        let locked = unsafe {
+            raw::xfrm_next_netdev_lock_ops(self.as_ptr());
+            OpsLocked::assume(self)
+        };
+        locked.want_esp(rtnl, more, less);
+        // SAFETY: It has been locked above.
+        unsafe { raw::xfrm_next_netdev_unlock_ops(self.as_ptr()) };
     }
 
     /// Returns the name, for messages: while somebody renames the device, it may be a part of
@@ -140,6 +140,36 @@ impl Device {
     pub fn name_of_now(&self) -> Name {
         // SAFETY: The device is valid; any bytes are a name.
         Name(unsafe { (&raw const (*self.as_ptr()).name).read_volatile() })
+    }
+}
+
+/// That the lock of a device's operations is held.
+///
+/// # Invariants
+///
+/// It is, and the device valid, while this is borrowed.
+pub struct OpsLocked(NonNull<raw::net_device>);
+
+impl OpsLocked {
+    /// Takes note of it.
+    ///
+    /// # Safety
+    ///
+    /// The lock has to be held whenever what is returned is used, and the device be valid.
+    pub(super) unsafe fn assume(device: &Device) -> Self {
+        // INVARIANT: As the caller promises.
+        Self(NonNull::from(device).cast())
+    }
+
+    /// Does [`Device::want_esp`] under the lock.
+    pub fn want_esp(&self, _rtnl: &Rtnl, more: Esp, less: Esp) {
+        let dev = self.0.as_ptr();
+        // SAFETY: By the type invariant the device is valid. RTNL and the lock protect its
+        // features.
+        unsafe {
+            (*dev).wanted_features = ((*dev).wanted_features | more.0) & !less.0;
+            raw::netdev_update_features(dev);
+        }
     }
 }
 

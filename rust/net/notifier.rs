@@ -4,7 +4,7 @@
 //!
 //! C header: `include/linux/netdevice.h`
 
-use super::{Device, ExtAck, Rtnl};
+use super::{device::OpsLocked, Device, ExtAck, Rtnl};
 use crate::raw;
 use core::{mem::offset_of, pin::Pin};
 use kernel::{
@@ -21,9 +21,9 @@ pub enum Event<'a> {
     /// It is about to go. Also told of each device when one ends to watch, and
     /// again each second while somebody keeps a reference.
     Goes,
-    /// It has been shut down. Also told of each device that is up when one ends to
-    /// watch.
-    Down,
+    /// It has been shut down, with the lock of its operations held. Also told of each device
+    /// that is up when one ends to watch.
+    Down(&'a OpsLocked),
     /// Something about it has changed.
     Changes,
     /// Its features have changed, or may have. If the device has a lock for its
@@ -174,10 +174,13 @@ impl<W: Watch> Registration<W> {
                 ExtAck::from_raw((*info).extack),
             )
         };
+        // SAFETY: It is held where this is used: NETDEV_DOWN comes under it
+        // (`Documentation/networking/netdevices.rst`).
+        let locked = unsafe { OpsLocked::assume(device) };
         let event = match event {
             raw::netdev_cmd_NETDEV_REGISTER => Event::Appears,
             raw::netdev_cmd_NETDEV_UNREGISTER => Event::Goes,
-            raw::netdev_cmd_NETDEV_DOWN => Event::Down,
+            raw::netdev_cmd_NETDEV_DOWN => Event::Down(&locked),
             raw::netdev_cmd_NETDEV_CHANGE | raw::netdev_cmd_NETDEV_CHANGEINFODATA => Event::Changes,
             raw::netdev_cmd_NETDEV_FEAT_CHANGE => Event::Features,
             raw::netdev_cmd_NETDEV_CHANGEUPPER => {
