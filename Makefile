@@ -108,7 +108,7 @@ fmt:
 	@scripts/lint --fix
 
 clean:
-	rm -rf build build-clippy tools/target selftests/{flood,ipsec,netdevsim_rfc.ko} bench/resolver.ko
+	rm -rf build build-clippy tools/target selftests/{flood,ipsec,netdevsim_{rfc,no_esn}.ko} bench/resolver.ko
 
 clean-cache:
 	@source scripts/lib.sh && rm -rf "$$cache"

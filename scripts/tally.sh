@@ -24,14 +24,14 @@ lacks() { # WHAT... WHY
 	untested+=("$*")
 }
 
-# What the selftests need beside Python: flood, the kernel's net/ipsec, and a netdevsim
-# with the RFC's resolver.
+# What the selftests need beside Python: flood, the kernel's net/ipsec, and what
+# scripts/rfc-netdevsim builds.
 build_programs() {
 	local kselftest
 	kselftest=$("$repo/scripts/kernel" test --source)/tools/testing/selftests
 	make -s -C "$repo/selftests" -f /dev/null CC="clang$LLVM" CFLAGS="-O2 -Wall -I$kselftest" VPATH="$kselftest/net" flood ipsec ||
 		fails "selftests/flood and the kernel's net/ipsec do not build"
-	"$repo/scripts/rfc-netdevsim" || fails "netdevsim with the RFC's resolver does not build"
+	"$repo/scripts/rfc-netdevsim" || fails "netdevsim of another kind does not build"
 }
 
 # The selftests for a kernel that isn't made for them: fewer moves and seconds, but

@@ -3,6 +3,7 @@
 """Slaves that join and leave, whose links flap, and a bond that changes."""
 
 import contextlib
+import ctypes
 import errno
 import socket
 import struct
@@ -12,11 +13,12 @@ import time
 from lib import ktap
 from lib.bond import (ACTIVE_BACKUP, BOND, LAYER34, ROUND_ROBIN, XOR, Bonded, link, must, options,
                       sas, shown)
-from lib.handler import BRIEF, NEITHER
+from lib.handler import BRIEF, NEITHER, libc
 from lib.ktap import equal, true
 from lag_offload import fill
 
 
+SYS_BPF, BPF_PROG_LOAD, BPF_PROG_TYPE_XDP = 321, 5, 6     # x86-64
 # By their numbers.
 HASHES = "layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+srcmac"
 
@@ -115,6 +117,53 @@ def asked_for_when_it_joins():
         lag.esp(False, port.name)
         lag.join(port)
         equal((lag.esp(name=port.name), lag.held()), (True, [8, 8, 8]), "ESP, SAs in each slave")
+
+
+def leaves_as_it_came():
+    """What the bond has asked a slave for ends with it, also if that was asked of the bond later."""
+    with Bonded(slaves=0, esp=False) as lag:
+        ports = [lag.port() for _ in range(3)]
+        for port in ports[1:]:
+            lag.esp(False, port.name)
+        for port in ports[:2]:
+            lag.join(port)
+        lag.esp(True)
+        lag.join(ports[2])
+        lag.links()
+        equal(lag.all_esp(), [True] * 4, "ESP of bond and slaves")
+        lag.add()
+        for port in ports:
+            lag.release(port)
+        equal([lag.esp(name=port.name) for port in ports], [True, False, False], "ESP")
+        equal(sum(port.held() for port in ports), 0, "SAs in those that have left")
+        lag.nl.flush()
+
+
+def not_let_in_after_all():
+    """Bonding refuses a slave that has been asked for ESP: as this one can't do XDP."""
+    with Bonded(slaves=0) as lag:
+        lag.xdp(xdp_program())
+        port = lag.port()
+        lag.esp(False, port.name)
+        equal(lag.try_join(port.name).verdict[0], errno.EOPNOTSUPP, "answer")
+        equal((lag.esp(name=port.name), port.held()), (False, 0), "ESP of the port, SAs")
+        lag.xdp(-1)
+        lag.join(port)
+        equal(lag.esp(name=port.name), True, "ESP of the slave")
+
+
+def xdp_program():
+    """A program that lets all pass."""
+    instructions = ctypes.create_string_buffer(struct.pack("=BBhi", 0xb7, 0, 0, 2)
+                                               + struct.pack("=BBhi", 0x95, 0, 0, 0))
+    text = ctypes.create_string_buffer(b"GPL")
+    words = struct.pack("=IIQQ", BPF_PROG_TYPE_XDP, 2, ctypes.addressof(instructions),
+                        ctypes.addressof(text)).ljust(128, b"\0")
+    fd = libc.syscall(SYS_BPF, BPF_PROG_LOAD, words, len(words))
+    if fd < 0 and ctypes.get_errno() == errno.ENOSYS:
+        raise ktap.Skip("no bpf() in this kernel")
+    true(fd >= 0, f"bpf(): {errno.errorcode.get(ctypes.get_errno())}")
+    return fd
 
 
 def flaps_are_no_news():
@@ -237,7 +286,7 @@ def namespace_goes():
 if __name__ == "__main__":
     ktap.main([
         joins_with_all_sas, leaves_without_any, comes_and_goes, full_one_is_refused,
-        others_are_refused, asked_for_when_it_joins, flaps_are_no_news, any_hash,
+        others_are_refused, asked_for_when_it_joins, leaves_as_it_came, not_let_in_after_all, flaps_are_no_news, any_hash,
         hash_changes_under_traffic, another_mode, from_a_mode_that_does_not_tell, port_goes, bond_goes,
         namespace_goes],
         handlers=(NEITHER,))

@@ -18,8 +18,8 @@ import threading
 import time
 
 from lib import handler, ktap
-from lib.bond import (BOND, LAYER2, LAYER34, RTM_DELLINK, XOR, Bonded, feature, link, master, options,
-                      sas, seen)
+from lib.bond import (BOND, LAYER2, LAYER34, RTM_DELLINK, XOR, Bonded, esn_in, esn_out, feature, link,
+                      master, options, sas, seen)
 from lib.handler import BRIEF, NEITHER
 from lib.ktap import equal, true
 from lib.netlink import CREATE, EXCL, Netlink
@@ -82,7 +82,7 @@ class Stress(contextlib.ExitStack):
                 thread.join()
 
     def adder(self, stack, which):
-        return self.adds(stack, sas(8)[which::2], BOND)
+        return self.adds(stack, mixed()[which::2], BOND)
 
     def adds(self, stack, mine, dev):
         nl = stack.enter_context(Xfrm())
@@ -97,7 +97,7 @@ class Stress(contextlib.ExitStack):
     def other_bond(self, stack):
         """It has SAs of its own, comes, and goes."""
         ns = Rtnl(stack)
-        add = self.adds(stack, sas(12)[16:], OTHER)
+        add = self.adds(stack, mixed(12)[16:], OTHER)
 
         def act():
             if random.random() < .05:
@@ -171,6 +171,16 @@ class Stress(contextlib.ExitStack):
     def drain(self):
         for n, tap in enumerate(self.taps):
             self.plain[n] += seen(tap)[0]
+
+
+def mixed(pairs=8):
+    """SAs, those of every other pair with extended sequence numbers, near the edge, if the kernel
+    can."""
+    if handler.PATCHES < 7:
+        return sas(pairs)
+    edge = (1 << 32) - 5
+    with_esn = (f(n, edge) for n in range(1, pairs, 2) for f in (esn_out, esn_in))
+    return [next(with_esn) if n // 2 % 2 else sa for n, sa in enumerate(sas(pairs))]
 
 
 def stress(*works):

@@ -35,6 +35,7 @@ ETH_P_IP = 0x800
 XOR, ACTIVE_BACKUP, ROUND_ROBIN, LACP = 2, 1, 0, 4
 LAYER2, LAYER34 = 0, 1
 RTM_DELLINK, RTM_GETLINK, IFLA_MASTER = 17, 18, 10
+IFLA_XDP, IFLA_XDP_FD, IFLA_XDP_FLAGS, XDP_FLAGS_DRV_MODE = 43 | 0x8000, 1, 3, 4
 BOND_MODE, BOND_MIIMON, BOND_HASH, BOND_LACP_RATE, BOND_AD_PRIO = 1, 3, 14, 21, 24
 SIOCETHTOOL, GLINK, GSTRINGS, GFEATURES, SFEATURES = 0x8946, 0xa, 0x1b, 0x3a, 0x3b
 
@@ -115,6 +116,24 @@ def out(n, **more):
 
 def in_(n, **more):
     return SA(f"{NET}{10 + n}", HERE, 0x200 + 2 * n, reqid=n + 1, **more).but({"SA_DIR": b"\1"})
+
+
+def esn_out(n, number=0, **more):
+    """As out(), with extended sequence numbers, of which this was the last."""
+    numbers = xfrm.esn(0, 0, oseq=number & 0xffffffff, oseq_hi=number >> 32)
+    return out(n, flags=xfrm.FLAG_ESN, **more).but({"REPLAY_ESN_VAL": numbers})
+
+
+def esn_in(n, number=0, **more):
+    """As in_(), likewise."""
+    numbers = xfrm.esn(32, 1, seq=number & 0xffffffff, seq_hi=number >> 32)
+    return in_(n, flags=xfrm.FLAG_ESN, **more).but({"REPLAY_ESN_VAL": numbers})
+
+
+def last_number(sa):
+    """The last extended sequence number that was sent or received with an SA as it was read."""
+    _, oseq, seq, oseq_hi, seq_hi, window = struct.unpack_from("=6I", sa["REPLAY_ESN_VAL"])
+    return seq_hi << 32 | seq if window else oseq_hi << 32 | oseq
 
 
 def sas(pairs=4):
@@ -223,6 +242,11 @@ class Bonded(contextlib.ExitStack):
 
     def all_esp(self):
         return [self.esp(name=name) for name in (BOND, *(port.name for port in self.ports))]
+
+    def xdp(self, fd):
+        """Lets the driver call an XDP program, or none for -1."""
+        must(self.a, BOND, (IFLA_XDP, attr(IFLA_XDP_FD, struct.pack("=i", fd))
+                            + attr(IFLA_XDP_FLAGS, struct.pack("=I", XDP_FLAGS_DRV_MODE))))
 
     def policy(self, number):
         must(self.a, BOND, options(policy=number))
@@ -333,6 +357,12 @@ def prepare(module=True):
         subprocess.run(["modprobe", "bonding", "max_bonds=0"], check=False, capture_output=True)
     if module and not os.path.exists(nsim.DEBUG + "/xfrm_next/lag"):
         raise ktap.Skip("the module has no LAG offload for this kernel")
+
+
+def needs_esn(lag):
+    """Skips what a kernel with fewer of patches/ can't do."""
+    if not lag.ports[0].dev.does_esn():
+        raise ktap.Skip("netdevsim has no ESN offload in this kernel: patches/0007")
 
 
 def shown():

@@ -18,6 +18,8 @@ DEBUG = os.path.exists("/sys/kernel/debug/kmemleak")
 SOAK = bool(os.environ.get("SOAK"))
 # Of what says the same of ours again and again, once is enough there.
 BRIEF = DEBUG and not SOAK
+# How many of patches/ the kernel has: set by scripts/series, else it has all.
+PATCHES = int(os.environ.get("KERNEL_PATCHES") or 99)
 # A kernel with patches/upstream, there for what it says of the other one.
 FIXED = os.uname().release.endswith("-fixed")
 BOTH = (RUST,) if DEBUG else (C,) if FIXED else (C, RUST)

@@ -8,7 +8,7 @@ import re
 # something is wrong. Messages of the tests' own doing are not among them.
 SPLAT = re.compile(r"BUG:|WARNING:|KASAN|UBSAN|KCSAN|Oops|general protection"
                    r"|INFO: (task|possible|trying|rcu)|suspicious RCU|refcount_t"
-                   r"|unregister_netdevice: waiting|SAs left|Invalid SA for delete"
+                   r"|unregister_netdevice: waiting|SAs left|Invalid SA for delete|upper half of the ESN"
                    r"|ODEBUG|unreferenced object|scheduling while atomic")
 
 

@@ -98,14 +98,14 @@ class Netns:
         with self.inside():
             return {name for _, name in socket.if_nameindex()}
 
-    def neighbours(self, name, *addresses):
+    def neighbours(self, name, *addresses, lladdr=b"\2\0\0\0\0\1"):
         """Permanent entries, so that nobody has to answer."""
         ifindex = self.ifindex(name)
         for address in addresses:
             raw = addr(address)[:16 if ":" in address else 4]
             self._rtnl(RTM_NEWNEIGH, struct.pack("=B3xiHBB", family(address), ifindex,
                                                  NUD_PERMANENT, 0, 0)
-                       + attrs([(1, raw), (2, b"\2\0\0\0\0\1")]), netlink.CREATE | netlink.REPLACE)
+                       + attrs([(1, raw), (2, lladdr)]), netlink.CREATE | netlink.REPLACE)
 
     def _rtnl(self, kind, body, flags=0):
         reply = self.rtnl.request(kind, body, flags)

@@ -74,8 +74,11 @@ class Device:
         else:
             self.card.change("del", self.port)
 
+    def _file(self, name):
+        return f"{DEBUG}/netdevsim/netdevsim{self.card.number}/ports/{self.port}/{name}"
+
     def text(self):
-        with open(f"{DEBUG}/netdevsim/netdevsim{self.card.number}/ports/{self.port}/ipsec") as f:
+        with open(self._file("ipsec")) as f:
             return f.read()
 
     def state(self):
@@ -89,6 +92,29 @@ class Device:
 
     def held(self):
         return self.state()[0]
+
+    def upper_halves(self):
+        """{SPI: upper half that it was told last} of SAs with ESN."""
+        found = re.findall(r"sa\[(\d+)\] +esn=0x([0-9a-f]+)", self.text())
+        slots = self.slots()
+        return {slots[int(index)]: int(half, 16) for index, half in found}
+
+    def does_esn(self):
+        """Whether it takes SAs with ESN, and counts: with patches/0007."""
+        return os.path.exists(self._file("ipsec_stats"))
+
+    def counted(self):
+        """{SPI: (packets, bytes)} that it has sent."""
+        with open(self._file("ipsec_stats")) as f:
+            found = re.findall(r"sa\[(\d+)\] packets=(\d+) bytes=(\d+)", f.read())
+        slots = self.slots()
+        return {slots[int(index)]: (int(packets), int(length))
+                for index, packets, length in found}
+
+    def fail(self, packets):
+        """So many packets of the next received SA that is asked for have failed the check."""
+        with open(self._file("ipsec_integrity_failed"), "w") as f:
+            f.write(str(packets))
 
 
 def link(dev, ns, peer, peer_ns):
