@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Counts what it takes a driver to ask for the handle of an SA, compared with
- * reading it. Loaded in the namespace of the SA, which is found by daddr and spi
+ * reading it; and xfrm to tell of a number, if it is extended. Loaded in the namespace of the SA, which is found by daddr and spi
  * (both as in a header); lower is the driver's device. For bench/resolve.py.
  */
 #include <linux/irqflags.h>
@@ -17,9 +17,10 @@ module_param(daddr, uint, 0);
 module_param(spi, uint, 0);
 module_param(lower, uint, 0);
 
-static unsigned int plain, resolved;
+static unsigned int plain, resolved, told;
 module_param(plain, uint, 0444);
 module_param(resolved, uint, 0444);
+module_param(told, uint, 0444);
 
 static unsigned long sink;
 
@@ -51,6 +52,11 @@ static int __init resolver_init(void)
 		resolved = COST(xfrm_dev_state_lower_handle(x, dev));
 		local_irq_restore(flags);
 		ret = sink ? 0 : -ENODEV;
+		if (x->props.flags & XFRM_STATE_ESN) {
+			spin_lock_bh(&x->lock);
+			told = COST((xfrm_dev_state_advance_esn(x), 1));
+			spin_unlock_bh(&x->lock);
+		}
 	}
 	dev_put(dev);
 	if (x)
