@@ -20,6 +20,46 @@ die() {
 	exit 1
 }
 
+# What depends on the architecture, by Debian's names of them: what uname, QEMU and
+# the GNU tools call it, what the kernel's make does, and its image; QEMU's package.
+declare -A machine=([amd64]=x86_64 [arm64]=aarch64)
+declare -A source_arch=([amd64]=x86 [arm64]=arm64)
+# shellcheck disable=SC2034 # for who sources this
+declare -A image_name=([amd64]=bzImage [arm64]=Image)
+# shellcheck disable=SC2034
+declare -A qemu_package=([amd64]=qemu-system-x86 [arm64]=qemu-system-arm)
+
+# Sets arch, that of the kernel and its VM, for us and what we start. In the cache
+# of_arch tells its things apart.
+use_arch() { # NAME
+	case $1 in
+	amd64 | x86 | x86_64) arch=amd64 of_arch='' ;;
+	arm64 | aarch64) arch=arm64 of_arch=-arm64 ;;
+	*) die "the architecture '$1' is neither amd64 nor arm64" ;;
+	esac
+	export ARCH=${source_arch[$arch]}
+}
+host=$(use_arch "$(uname -m)" && echo "$arch") # this machine's
+# Debian's releases of kernels end in it.
+use_release() { # RELEASE
+	[[ ! $1 =~ -(amd64|arm64)(-|$) ]] || use_arch "${BASH_REMATCH[1]}"
+}
+# Where programs of the tests are compiled to, and where the CLI is: in the
+# checkout for this machine.
+programs_dir() { if [[ $arch == "$host" ]]; then echo "$repo/selftests"; else echo "$cache/built$of_arch-$(digest <<<"$repo")"; fi; }
+cli_dir() { if [[ $arch == "$host" ]]; then echo "$repo/tools/target/release"; else echo "$(programs_dir)/target/${machine[$arch]}-unknown-linux-gnu/release"; fi; }
+# A flavour may name the architecture, too: stock-arm64.
+use_flavour() { # FLAVOUR: sets kernel, and arch
+	kernel=$1
+	[[ ! $1 =~ ^(.*)-(amd64|arm64)$ ]] || {
+		kernel=${BASH_REMATCH[1]}
+		use_arch "${BASH_REMATCH[2]}"
+		[[ ${STOCK-} =~ -$arch(-|$) ]] || unset STOCK
+	}
+}
+use_arch "${ARCH:-$host}"
+use_release "${STOCK-}"
+
 # Run once for all scripts of a chain: the environment is inherited.
 use_tools() {
 	[[ -z ${XFRM_NEXT_TOOLCHAIN-} ]] || return 0
@@ -31,15 +71,18 @@ use_tools() {
 # Says at the start how long it will take on two cores without KVM: so many
 # minutes, and what the kernels take that have never been built.
 foretell() { # MINUTES FLAVOUR...
-	local once=0 what built
+	local once=0 what kernel built
 	local -A minutes=([tools]=2 [test]=12 [debug]=13 [stock]=3 [fixed]=3)
 	for what in tools "${@:2}"; do
-		case $what in
-		tools) built="env" ;;
-		stock) built='stock/[0-9]*/.complete' ;;
-		*) built="kernel/$what-*/.complete" ;;
-		esac
-		compgen -G "$cache/$built" >/dev/null || once=$((once + minutes[$what]))
+		read -r kernel built < <(
+			use_flavour "$what"
+			case $kernel in
+			tools) echo "tools env" ;;
+			stock) echo "stock stock/[0-9]*-$arch-*/.complete" ;;
+			*) echo "$kernel kernel$of_arch/$kernel-*/.complete" ;;
+			esac
+		)
+		compgen -G "$cache/$built" >/dev/null || once=$((once + minutes[$kernel]))
 	done
 	say "this takes about $(($1 + once)) minutes$([[ $once == 0 ]] || echo ", $once of them for what is built the first time only")"
 }
