@@ -18,7 +18,7 @@ from lib.ktap import equal, true
 
 SOURCE = Path("/lib/modules", os.uname().release, "build/source/tools/testing/selftests")
 # The kernel's net/ipsec.c, which scripts/tally.sh compiles.
-IPSEC = Path(__file__).resolve().parent / "ipsec"
+IPSEC = handler.PROGRAMS / "ipsec"
 VERDICT = re.compile(r"\b(PASS|OK|not ok|ok|FAIL|XFAIL|SKIP)\b")
 GOOD = {"PASS", "OK", "ok"}
 SKIPPED = 4

@@ -15,8 +15,7 @@ from lib.ktap import defect, equal
 from lag_members import traffic
 from lag_module import load, unload
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-PROPOSED = HERE + "/netdevsim_rfc.ko"
+PROPOSED = str(handler.PROGRAMS / "netdevsim_rfc.ko")
 PARAMETERS = "/sys/module/netdevsim/parameters/"
 
 

@@ -8,7 +8,9 @@ LOADS=N in the environment: how often the module comes and goes under load.
 import contextlib
 import errno
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 from lib import handler, kmsg, ktap, nsim, xfrm
@@ -113,6 +115,24 @@ def switch_starts_over_with_the_module():
                 switch(ns, 0)
 
 
+def command_tells_who_serves():
+    """xfrm-next probe, by asking."""
+    if not shutil.which("xfrm-next"):
+        raise ktap.Skip("no xfrm-next in PATH")
+
+    def probe(ns):
+        with ns.inside():
+            return subprocess.run(["xfrm-next", "probe"], capture_output=True, text=True).stdout.split("\n")[0]
+    with Netns() as ns:
+        equal(probe(ns), "migrate-state: yes (kernel)", "without the module")
+        with loaded():
+            with open(f"/sys/module/{handler.NAME}/version") as f:
+                title = f"module {handler.NAME} {f.read().strip()}"
+            equal(probe(ns), f"migrate-state: yes ({title})", "with it")
+            switch(ns, 0)
+            equal(probe(ns), f"migrate-state: yes (kernel; {title} does not serve this namespace)", "switched off")
+
+
 def second_insmod_is_refused():
     with loaded():
         try:
@@ -197,6 +217,6 @@ if __name__ == "__main__":
     ktap.main([
         serves_while_loaded, tells_what_the_kernel_lacks, unit_tests_pass,
         switch_is_per_namespace, switch_refuses_other_values,
-        switch_starts_over_with_the_module, second_insmod_is_refused, sas_outlive_the_module,
+        switch_starts_over_with_the_module, command_tells_who_serves, second_insmod_is_refused, sas_outlive_the_module,
         open_switch_does_not_hold_the_module, comes_and_goes_under_load],
               handlers=(handler.NEITHER,), load=False)

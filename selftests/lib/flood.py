@@ -16,13 +16,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import ktap, netlink, xfrm
+from lib import handler, ktap, netlink, xfrm
 from lib.hosts import PORT, V4, Hosts, selector
 from lib.netlink import ACK, CREATE, EXCL, REQUEST, Message
 from lib.netns import Netns
 from lib.xfrm import SA
 
-BINARY = Path(__file__).resolve().parent.parent / "flood"
+BINARY = handler.PROGRAMS / "flood"
 # The largest window there is: a replay of what came last would be seen.
 ESN = {"REPLAY_ESN_VAL": xfrm.esn(1 << 12, 1 << 7)}, {"REPLAY_ESN_VAL": xfrm.esn(0, 0)}
 

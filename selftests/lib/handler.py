@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import pathlib
 
 C, RUST = "c", "rust"
 NEITHER = "module"      # tests that load the module and throw the switch themselves
@@ -27,10 +28,12 @@ BOTH = (RUST,) if DEBUG else (C,) if FIXED else (C, RUST)
 MENDED = (C,) if FIXED else (RUST,)
 NAME = "xfrm_next"
 SWITCH = "/proc/sys/net/xfrm_next/migrate_state"
+# Where what is compiled for the tests is.
+PROGRAMS = pathlib.Path(os.environ.get("XFRM_NEXT_PROGRAMS") or pathlib.Path(__file__).parents[1])
 KO = os.environ.get("XFRM_NEXT_KO")
 SHARED = "XFRM_NEXT_SHARED"
 
-SYS_DELETE_MODULE, SYS_FINIT_MODULE = 176, 313     # x86-64
+SYS_DELETE_MODULE, SYS_FINIT_MODULE = {"x86_64": (176, 313), "aarch64": (106, 273)}[os.uname().machine]
 libc = ctypes.CDLL(None, use_errno=True)
 _current = C
 

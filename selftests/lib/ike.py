@@ -264,7 +264,7 @@ def hosts(ipv6=False, by_hand=False):
 
 def need(root):
     """Skips the test without that root."""
-    if not os.path.exists(root + CHARON):
+    if not root or not os.path.exists(root + CHARON):
         raise ktap.Skip("XFRM_NEXT_FORKY names no root directory with strongSwan: scripts/forky makes one"
                         if root == MIGRATES and PLAIN else
                         "XFRM_NEXT_ROOT names no root directory with strongSwan")
