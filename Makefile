@@ -7,7 +7,7 @@ FLAVOUR ?= test
 # make fuzz SEED=N: the same requests again. Else each run has its own.
 SEED ?= $(shell date +%s)
 
-.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist vm demo test soak fixed bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
+.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist vm demo test test-arm64 soak fixed bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
 .DEFAULT_GOAL := $(if $(KDIR),kdir,help)
 
 kdir:
@@ -16,6 +16,7 @@ kdir:
 help:
 	@echo 'make demo          see it work, in a VM'
 	@echo 'make test          all tests'
+	@echo 'make test-arm64    all that are run in the test kernel, in one for arm64'
 	@echo 'make soak          the long versions of the tests; HOURS=12: for so long (default: 1)'
 	@echo 'make fixed         the tests of upstream defects in a kernel that has the fixes of patches/upstream'
 	@echo 'make bench         measure what the module costs: docs/benchmarks.md; make bench-quick: the essence'
@@ -37,6 +38,9 @@ help:
 	@echo 'make check-patches do the kernel patches apply, to 7.2 and 7.3, please checkpatch, compile one by one?'
 	@echo 'make series        boot a kernel with the first of patches/, with the first two, ..., and test each'
 	@echo 'make fmt           format the Rust code'
+	@echo
+	@echo 'ARCH=arm64 or amd64 with kernel, module, stock, vm, demo, bench: for that architecture'
+	@echo
 	@echo 'make clean         remove what was built here'
 	@echo 'make clean-cache   remove the kernels and tools from the cache'
 
@@ -51,6 +55,7 @@ module:
 
 stock:
 	@STOCK="$(STOCK)" scripts/module stock
+	@echo 'Before it, load xfrm_user: modprobe xfrm_user. Else insmod says "Unknown symbol in module".' >&2
 
 install-stock:
 	@scripts/install $(STOCK)
@@ -72,6 +77,9 @@ demo:
 
 test:
 	@scripts/test
+
+test-arm64:
+	@scripts/test test-arm64
 
 soak:
 	@scripts/soak $(HOURS)

@@ -24,14 +24,17 @@ lacks() { # WHAT... WHY
 	untested+=("$*")
 }
 
-# What the selftests need beside Python: flood, the kernel's net/ipsec, and what
-# scripts/rfc-netdevsim builds.
-build_programs() {
-	local kselftest
-	kselftest=$("$repo/scripts/kernel" test --source)/tools/testing/selftests
-	make -s -C "$repo/selftests" -f /dev/null CC="clang$LLVM" CFLAGS="-O2 -Wall -I$kselftest" VPATH="$kselftest/net" flood ipsec ||
-		fails "selftests/flood and the kernel's net/ipsec do not build"
-	"$repo/scripts/rfc-netdevsim" || fails "netdevsim of another kind does not build"
+# What the selftests need beside Python, for each architecture of these flavours.
+build_programs() { # FLAVOUR...
+	local flavour on kernel
+	local -A only=() # "stock" if no other kernel is there
+	while read -r on kernel; do
+		if [[ $kernel != stock ]]; then only[$on]=''; elif [[ ! -v only[$on] ]]; then only[$on]=stock; fi
+	done < <(for flavour in "$@"; do (use_flavour "$flavour" && echo "$arch $kernel"); done)
+	for on in "${!only[@]}"; do
+		# shellcheck disable=SC2086 # a word or none
+		(use_arch "$on" && exec "$repo/scripts/programs" ${only[$on]}) || fails "what the selftests run does not build for $on"
+	done
 }
 
 # The selftests for a kernel that isn't made for them: fewer moves and seconds, but
@@ -46,7 +49,10 @@ declare -A vms
 start_in_vm() { # FLAVOUR SECONDS COMMAND...
 	# It is read from at once, perhaps sooner than the shell has begun.
 	: >"$tmp/$1.ktap"
-	"$repo/scripts/vm" --kernel "$1" --timeout "$2" -- "${@:3}" >"$tmp/$1.ktap" 2>"$tmp/$1.err" &
+	(
+		use_flavour "$1"
+		exec "$repo/scripts/vm" --kernel "$kernel" --timeout "$2" -- "${@:3}" >"$tmp/$1.ktap" 2>"$tmp/$1.err"
+	) &
 	vms[$1]=$!
 }
 

@@ -22,7 +22,7 @@ from lib.xfrm import SA, migrate
 from lag_members import traffic
 
 EDGE = 1 << 32
-OTHER_DRIVER = os.path.dirname(os.path.abspath(__file__)) + "/netdevsim_no_esn.ko"
+OTHER_DRIVER = str(handler.PROGRAMS / "netdevsim_no_esn.ko")
 
 
 def sent(ports):
