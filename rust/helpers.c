@@ -263,7 +263,11 @@ bool xfrm_next_state_hold_unless_zero(struct xfrm_state *x)
 
 unsigned int xfrm_next_state_refcount(const struct xfrm_state *x)
 {
-	return refcount_read(&x->refcnt);
+	unsigned int references = refcount_read(&x->refcnt);
+
+	/* Who has given one up did so after all else: pairs with its release. */
+	smp_rmb();
+	return references;
 }
 
 void xfrm_next_state_lock(struct xfrm_state *x)

@@ -224,7 +224,7 @@ impl State {
     }
 
     /// Returns how many references there are. Others may take some right afterwards,
-    /// unless nobody can find the SA.
+    /// unless nobody can find the SA. What was done by who has given one up is seen then.
     pub(in crate::xfrm) fn references(&self) -> u32 {
         // SAFETY: The SA is valid.
         unsafe { raw::xfrm_next_state_refcount(self.as_ptr()) }
