@@ -331,12 +331,15 @@ pub(super) enum Fate {
 /// lock, and `xfrm_state_lock`.
 pub(super) fn end_idle(kept: Kept) -> Fate {
     let state = kept.state();
+    // Who has found it before that may put it into a cache until then.
+    let is_over = kept.unfindable().is_over();
     // SAFETY: Its namespace is there as long as it is kept.
     if unsafe { state.leave_caches() } {
         // Somebody may be finding it there.
         kept.unfindable().restart();
+        return Fate::Findable(kept);
     }
-    if !kept.unfindable().is_over() {
+    if !is_over {
         return Fate::Findable(kept);
     }
     // Ours and that of the tables, which who deletes it gives up.
