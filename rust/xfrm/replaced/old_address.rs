@@ -48,10 +48,9 @@ struct Key {
 impl Key {
     /// The first that SAs with this id may have.
     fn first(id: &Id) -> Self {
-        let (words, _) = id.daddr.0.as_chunks::<4>();
-        let daddr = words
-            .iter()
-            .fold(0, |sum, &word| sum ^ u32::from_be_bytes(word));
+        let words = id.daddr.0.chunks_exact(4);
+        let words = words.map(|word| word.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte)));
+        let daddr = words.fold(0, |sum, word| sum ^ word);
         let spi = u32::from_be_bytes(id.spi) ^ u32::from(id.proto);
         Self {
             id: u64::from(spi) << 32 | u64::from(daddr),
