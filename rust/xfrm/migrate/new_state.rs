@@ -186,7 +186,9 @@ impl<'a> NewState<'a> {
     /// Does it, and returns whether the work of `deferred`, which is that of the namespace, has
     /// to be asked for anew.
     fn switch(mut self, deferred: &Deferred<'_>) -> Result<(ARef<State>, bool)> {
-        if deferred.grace() != 0 && self.old.dir() != uapi::SA_DIR_OUT && self.leaves() {
+        let found = deferred.grace() != 0 && self.old.dir() != uapi::SA_DIR_OUT && self.leaves();
+        let _expected = found.then(|| deferred.expect());
+        if found {
             self.room.add_address(self.old)?;
         }
         // The device must be told of the draft without that lock, if it fails.
@@ -202,7 +204,7 @@ impl<'a> NewState<'a> {
             raw::xfrm_next_state_hold(new);
             let held: ARef<State> = ARef::from_raw(NonNull::new_unchecked(new).cast());
             let place = self.room.place(&locked);
-            let place = place.filter(|_| can_be_kept(old, new));
+            let mut place = place.filter(|_| can_be_kept(old, new));
             let (meets_larval, asks) = {
                 // Until its timers are right, no packet may find a limit; and a
                 // device may know it already.
@@ -213,6 +215,9 @@ impl<'a> NewState<'a> {
                     Some(_) => Counts::NoMore,
                     None => Counts::Still,
                 };
+                if let Some(place) = &mut place {
+                    place.be_found(deferred);
+                }
                 let meets_larval = take_place(new, old, counts);
                 take_timers(new, old, expires);
                 let asks = place.map(|place| {
@@ -232,7 +237,7 @@ impl<'a> NewState<'a> {
             };
             drop(locked);
             raw::xfrm_next_tunnel_put(tunnel);
-            deferred.give_up(&held);
+            deferred.give_up(&held, self.old);
             if meets_larval || (*new).km.seq != 0 {
                 larval::resolve(&held, net);
             }

@@ -6,7 +6,7 @@
 use super::{
     kept::{Kept, Queue},
     lineage::{self, end_idle, Fate, Lineage},
-    old_address::OldAddresses,
+    old_address::{Expected, OldAddresses},
 };
 use crate::net::{
     bh,
@@ -16,7 +16,7 @@ use crate::net::{
     GracePeriod,
 };
 use crate::xfrm::State;
-use core::mem;
+use core::{mem, ptr};
 use kernel::{
     list::{List, ListArc},
     new_spinlock,
@@ -107,10 +107,19 @@ impl<'net> Deferred<'net> {
         self.grace.get() as u32 / 1000 + 1
     }
 
-    /// Lets the SA be found no more that was where this one is now.
-    pub(in crate::xfrm) fn give_up(&self, new: &State) {
+    /// Has packets look for SAs at old addresses until what is returned is dropped, also if there
+    /// are none yet. Any context.
+    pub(in crate::xfrm) fn expect(&self) -> Expected<'_> {
+        self.old_addresses.expect()
+    }
+
+    /// Lets the SA be found no more that was where `new` is now, unless that has replaced it
+    /// just now.
+    pub(in crate::xfrm) fn give_up(&self, new: &State, replaced: &State) {
         if !self.old_addresses.is_empty() {
-            self.old_addresses.give_up(&new.id(), new.mark().v);
+            let mark = new.mark().v;
+            self.old_addresses
+                .give_up(&new.id(), |old| old.takes(mark) && !ptr::eq(old, replaced));
         }
     }
 

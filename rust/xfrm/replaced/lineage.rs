@@ -258,6 +258,7 @@ impl Room {
             old,
             begins,
             address: self.address,
+            is_found: false,
         })
     }
 }
@@ -271,9 +272,24 @@ pub(in crate::xfrm) struct Place<'a> {
     old: &'a State,
     begins: Option<ListArc<Lineage>>,
     address: Option<old_address::Room>,
+    is_found: bool,
 }
 
 impl Place<'_> {
+    /// Lets the SA be found at its old address, if there is [room](Room::add_address), by packets
+    /// that don't find it in the tables any more.
+    ///
+    /// # Safety
+    ///
+    /// [`Self::keep`] follows, with the same `deferred`.
+    pub(in crate::xfrm) unsafe fn be_found(&mut self, deferred: &Deferred<'_>) {
+        if let Some(room) = self.address.take() {
+            // SAFETY: By the type invariant it is locked, and by what the caller promises kept.
+            unsafe { deferred.old_addresses().add(self.old, room) };
+            self.is_found = true;
+        }
+    }
+
     /// Keeps the SA, and makes `new` the newest of its line. Returns whether the work of
     /// `deferred` has to be asked for anew.
     ///
@@ -288,17 +304,14 @@ impl Place<'_> {
             // SAFETY: It is locked.
             None => unsafe { of(old) }.map_or(ptr::null(), ptr::from_ref),
         };
-        let mut rests = false;
         // SAFETY: By the type invariant there is one. Both SAs are locked, and name it from
         // now on.
-        unsafe {
+        let rests = unsafe {
             let mut line = (*lineage).line.lock();
             let state = line.newest.replace(new.into());
             let kept = Kept::new(state.unwrap_or_else(|| old.into()));
-            if let Some(room) = self.address {
-                deferred.old_addresses().add(&kept, room);
-                rests = line.kept.len() < AT_MOST;
-            }
+            kept.set_found(self.is_found);
+            let rests = self.is_found && line.kept.len() < AT_MOST;
             line.kept.push_back(kept);
             if !rests {
                 line.found = false;
@@ -306,7 +319,8 @@ impl Place<'_> {
             }
             *name(old) = lineage.map_addr(|name| name | IS_KEPT);
             *name(new) = lineage;
-        }
+            rests
+        };
         match self.begins {
             Some(begins) if rests => deferred.add_resting(begins),
             Some(begins) => deferred.add(begins),

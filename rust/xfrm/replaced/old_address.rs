@@ -86,8 +86,7 @@ unsafe impl Sync for Entry {}
 
 impl Entry {
     /// Those of an SA that is kept.
-    fn of(kept: &Kept) -> impl Iterator<Item = Self> + use<> {
-        let state = kept.state();
+    fn of(state: &State) -> impl Iterator<Item = Self> + use<> {
         let id = state.id();
         // Over IPv6, that has numbers of its own, which are forgotten with it.
         let tunnel = id.proto == uapi::IPPROTO_COMP
@@ -97,7 +96,7 @@ impl Entry {
             state.into(),
             [Some(Answers::Itself), tunnel.then_some(Answers::Tunnel)],
         );
-        // INVARIANT: It is kept, and whoever ends it calls `OldAddresses::remove` first.
+        // INVARIANT: As the caller sees to; and whoever ends it calls `OldAddresses::remove` first.
         let entry = move |answers| Self { state, answers };
         answers.into_iter().flatten().map(entry)
     }
@@ -166,11 +165,23 @@ impl OldAddresses {
         self.len.load(ordering::Relaxed) == 0
     }
 
-    /// Lets an SA be found at its address. Bottom halves must be off.
-    pub(super) fn add(&self, kept: &Kept, room: Room) {
+    /// Has packets look here from now on, until what is returned is dropped: so that none looks
+    /// at the kernel's tables alone, just before an SA goes from there to here. Any context.
+    pub(super) fn expect(&self) -> Expected<'_> {
+        self.len.add(1, ordering::Relaxed);
+        Expected(self)
+    }
+
+    /// Lets an SA be found at its address, when it is found there in the kernel's tables no more.
+    /// Bottom halves must be off.
+    ///
+    /// # Safety
+    ///
+    /// It is locked until it is [`Kept`].
+    pub(super) unsafe fn add(&self, state: &State, room: Room) {
         let mut tree = self.tree.lock();
-        kept.set_found(true);
-        for (entry, room) in Entry::of(kept).zip(room.0.into_iter().flatten()) {
+        // INVARIANT: Whoever finds it there takes its lock first.
+        for (entry, room) in Entry::of(state).zip(room.0.into_iter().flatten()) {
             self.len.add(1, ordering::Relaxed);
             // There is no such key: no other SA is in that memory.
             let _ = tree.insert(room.into_node(entry.key(), entry));
@@ -185,7 +196,7 @@ impl OldAddresses {
         let _off = bh::off();
         let mut tree = self.tree.lock();
         kept.set_found(false);
-        for entry in Entry::of(kept) {
+        for entry in Entry::of(kept.state()) {
             // Another SA may have its place already.
             let node = tree.remove_node(&entry.key());
             self.len
@@ -199,7 +210,7 @@ impl OldAddresses {
         let _off = bh::off();
         let (old, answers): (ARef<State>, _) = {
             let mut tree = self.tree.lock();
-            let place = at(&mut tree, id, mark)?;
+            let place = at(&mut tree, id, |state| state.takes(mark))?;
             let (_, entry) = place.current();
             (entry.state().into(), entry.answers)
         };
@@ -210,12 +221,12 @@ impl OldAddresses {
         }
     }
 
-    /// Lets the SA be found no more that has this id and takes packets with `mark`: another
-    /// one has its place now. Any context but hard interrupts.
-    pub(super) fn give_up(&self, id: &Id, mark: u32) {
+    /// Lets the SA be found no more that has this id and is `wanted`: another one has its place
+    /// now. Any context but hard interrupts.
+    pub(super) fn give_up(&self, id: &Id, wanted: impl Fn(&State) -> bool) {
         let _off = bh::off();
         let mut tree = self.tree.lock();
-        let node = at(&mut tree, id, mark).map(|place| place.remove_current().1);
+        let node = at(&mut tree, id, wanted).map(|place| place.remove_current().1);
         self.len
             .fetch_sub(usize::from(node.is_some()), ordering::Relaxed);
         drop(tree);
@@ -223,12 +234,20 @@ impl OldAddresses {
     }
 }
 
-/// Returns the first place in the tree with an SA that has this id and takes packets with
-/// `mark`.
+/// See [`OldAddresses::expect`].
+pub(in crate::xfrm) struct Expected<'a>(&'a OldAddresses);
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.0.len.fetch_sub(1, ordering::Relaxed);
+    }
+}
+
+/// Returns the first place in the tree with an SA that has this id and is `wanted`.
 fn at<'a>(
     tree: &'a mut RBTree<Key, Entry>,
     id: &Id,
-    mark: u32,
+    wanted: impl Fn(&State) -> bool,
 ) -> Option<CursorMut<'a, Key, Entry>> {
     let first = Key::first(id);
     let mut place = tree.cursor_lower_bound_mut(&first)?;
@@ -237,7 +256,7 @@ fn at<'a>(
         if key.id != first.id {
             return None;
         }
-        if entry.id() == *id && entry.state().takes(mark) {
+        if entry.id() == *id && wanted(entry.state()) {
             return Some(place);
         }
         place = place.move_next()?;
@@ -316,8 +335,11 @@ unsafe extern "C" fn lookup(
         .with(net, |work| match found {
             Some(state) => {
                 // SAFETY: It has the reference.
-                if unsafe { state.as_ref() }.is_younger(work.grace_secs()) {
-                    work.old_addresses().give_up(&id, mark.0);
+                let state = unsafe { state.as_ref() };
+                if state.is_younger(work.grace_secs()) {
+                    // It may have been found just before it was replaced.
+                    let other = |old: &State| old.takes(mark.0) && !ptr::eq(old, state);
+                    work.old_addresses().give_up(&id, other);
                 }
                 found
             }
