@@ -9,7 +9,9 @@ namespaces end.
 
 import math
 import os
+import re
 import resource
+import socket
 import struct
 import time
 from pathlib import Path
@@ -17,19 +19,22 @@ from pathlib import Path
 from lib import handler, ktap, netns, xfrm
 from lib.child import in_child
 from lib.handler import BRIEF, C, DEBUG, RUST, SOAK
+from lib.hosts import INNER, PORT
 from lib.ktap import equal, only, true
 from lib.netlink import REQUEST, Message, parse_attrs
 from lib.netns import Netns
 from lib.race import SECONDS
-from lib.xfrm import A, SA, migrate, u32
+from lib.xfrm import A, SA, Selector, migrate, u32
 from migrate_races import TRANSPORT, Race
 from migrate_waiting import TRIES, Waiting, move_often, uncork
 
 MOVES = int(os.environ.get("MOVES", 500 if BRIEF else 100000 if SOAK else 4000))
+FRAGMENTS = 200 if DEBUG else 2000
 NAMESPACES = int(os.environ.get("NAMESPACES", 10 if DEBUG else 100))
 ONE = SA("192.0.2.1", "192.0.2.2", 1)
 # SAs that may wait for RCU and the kernel's collector, and that the allocator has in stock.
 UNDER_WAY, IN_STOCK = 2000, 500
+MORE_FRAGMENTS = 0x2000
 
 
 def states():
@@ -61,6 +66,44 @@ def most_at_a_time():
 def memory_is_flat():
     """In the best of some attempts: RCU takes its time if the host does something else."""
     true(any(most_at_a_time() < UNDER_WAY or DEBUG for _ in range(TRIES)), "it isn't")
+
+
+def fragment(number):
+    """The first one of a datagram, with some of it."""
+    src, dst = (socket.inet_aton(address) for address in INNER[xfrm.AF_INET])
+    # The kernel adds length and checksum.
+    return (struct.pack("!BxxxHHBBxx", 0x45, number, MORE_FRAGMENTS, 64, xfrm.UDP) + src + dst
+            + struct.pack("!HHHH", PORT, PORT, 2000, 0) + bytes(64))
+
+
+def waiting_fragments(ns):
+    """How many wait to be put together."""
+    with ns.inside(), open("/proc/thread-self/net/sockstat") as f:
+        return int(re.search(r"^FRAG: inuse (\d+)", f.read(), re.M)[1])
+
+
+def fragments_keep_no_more_than_theirs():
+    """Each was received by an SA that has been replaced since, and waits for what never comes:
+    the memory of that SA stays, and of no other one."""
+    before = states()
+    with Waiting(None) as two:
+        # Room, and time.
+        for name, value in ("high_thresh", 1 << 26), ("time", 600):
+            two.b.sysctl(f"ipv4/ipfrag_{name}", value)
+        to = INNER[xfrm.AF_INET][1]
+        two.a.xfrm.policy(xfrm.POLICY_OUT, Selector(to, plen_d=32, family=xfrm.AF_INET), two.out)
+        sender = two.a.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        for number in range(1, FRAGMENTS + 1):
+            sender.sendto(fragment(number), (to, 0))
+            move_often(two.b.xfrm, two.in_, 1)
+        waiting = waiting_fragments(two.b)
+        move_often(two.b.xfrm, two.in_, MOVES)
+        print(f"# {waiting} fragments wait: {states() - before} SAs after {MOVES} more moves")
+        true(waiting > FRAGMENTS / 2, "few fragments wait")
+        ktap.wait(lambda: DEBUG or states() - before < waiting + IN_STOCK, "others are given back",
+                  10, ktap.Failed)
+        true(states() - before > waiting - IN_STOCK, "their SAs have gone")
+    ktap.wait(lambda: DEBUG or states() - before < IN_STOCK, "they are given back", 10, ktap.Failed)
 
 
 def ending():
@@ -128,4 +171,5 @@ def events_never_go_back():
 
 
 if __name__ == "__main__":
-    ktap.main([memory_is_flat, events_never_go_back] + [namespaces_end_as_fast] * (not BRIEF))
+    ktap.main([memory_is_flat, fragments_keep_no_more_than_theirs, events_never_go_back]
+              + [namespaces_end_as_fast] * (not BRIEF))
