@@ -433,7 +433,7 @@ def nothing_is_lost_before_the_peer_hears():
 def many_at_once():
     """All of them are found at their old addresses; then their memory is given back."""
     rounds = range(1, MANY + 1)
-    with Moved(TUNNEL.but(spi=0x7fffffff), grace=20_000) as two:
+    with Moved(TUNNEL.but(spi=0x7fffffff), grace=60_000) as two:
         first = two.in_
         send_all(two.b.xfrm, xfrm.NEWSA, first.pack(), {72: 0, 208: 0}, rounds, CREATE | EXCL)
         before = states()

@@ -108,15 +108,14 @@ def offload_is_cleared():
             host.nl.delete(sa)
 
 
-def device_that_cannot_is_refused():
+def what_no_device_can_is_refused():
     """The SA stays as it is, in software or in hardware."""
-    esn = {"REPLAY_ESN_VAL": xfrm.esn(0, 0)}
     with Host() as host:
-        sa = host.nl.new(OUT.but(esn, flags=xfrm.FLAG_ESN))
+        sa = host.nl.new(OUT.but({"TFCPAD": xfrm.u32(100)}, mode=xfrm.TUNNEL))
         before = host.nl.all()
         reply = host.nl.migrate(migrate(sa, add=[("OFFLOAD_DEV",
                                                   xfrm.offload(host.dev.ifindex))]))
-        equal(reply.verdict, (errno.EINVAL, "Device doesn't support offload with ESN"), "answer")
+        equal(reply.verdict, (errno.EINVAL, "TFC padding can't be offloaded"), "answer")
         equal((host.nl.all(), host.held()), (before, [0]), "SAs, in hardware")
 
 
@@ -196,7 +195,7 @@ def expiry_while_migrating_leaves_nothing_in_hardware():
 if __name__ == "__main__":
     ktap.main([
         offload_is_inherited, offload_in_place_is_inherited, offload_is_added,
-        offload_moves_to_another_device, offload_is_cleared, device_that_cannot_is_refused,
+        offload_moves_to_another_device, offload_is_cleared, what_no_device_can_is_refused,
         full_device_is_refused_with_its_errno, refusals_leave_nothing_in_hardware,
         packets_go_on_through_the_device, device_that_leaves_takes_its_sas,
         expiry_while_migrating_leaves_nothing_in_hardware])
