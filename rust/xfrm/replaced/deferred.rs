@@ -163,7 +163,8 @@ impl<'net> Deferred<'net> {
     /// Takes those that have to be looked at soon.
     fn take_busy(&self) -> List<Lineage> {
         let _off = bh::off();
-        mem::replace(&mut self.lines.lock().busy, List::new())
+        let mut lines = self.lines.lock();
+        mem::replace(&mut lines.busy, List::new())
     }
 
     /// Takes some of those that rest, and have to be looked at now, or of `all`.
