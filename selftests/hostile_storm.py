@@ -8,6 +8,7 @@ SECONDS=N in the environment: for how long each.
 
 import contextlib
 import os
+import resource
 import socket
 import time
 from pathlib import Path
@@ -15,14 +16,16 @@ from pathlib import Path
 from lib import hostile, ktap, spi, xfrm
 from lib.handler import BRIEF, NEITHER, SOAK
 from lib.hostile import compared
-from lib.netlink import REQUEST, Message
+from lib.netlink import CREATE, EXCL, REQUEST, Message
 from lib.netns import Netns
 from lib.spi import larval, request
-from lib.xfrm import DIR_IN, SA, Xfrm, migrate
+from lib.xfrm import DIR_IN, SA, Selector, Xfrm, migrate
+from hostile_spi import NULL, each
 
 SECONDS = float(os.environ.get("SECONDS", 20 if SOAK else 1 if BRIEF else 2))
 HERE, PEER = "192.0.2.1", "192.0.2.2"
 LISTENERS, AT_ONCE = 64, 400
+LINES = 100 if BRIEF else 10000 if SOAK else 1000
 PROBES = hostile.rtnl, hostile.states, hostile.end
 
 
@@ -114,6 +117,41 @@ def namespaces_in_a_loop():
     compared(lambda: together(make_and_end, make_and_end), *PROBES)
 
 
+def sockets(ns):
+    """Some, each of which keeps a route by an SA of its own; and those."""
+    ns.dummy("d")
+    ns.address("d", f"{HERE}/24")
+    ns.route("11.0.0.0/8", dev="d")
+    ns.xfrm.policy(xfrm.POLICY_OUT, Selector("11.0.0.0", plen_d=8, family=xfrm.AF_INET),
+                   SA(HERE, PEER, 0), zero=True)
+    sas = [SA(HERE, spi.spread(n, 0), 0x1000 + n, attrs=NULL).but({"SA_DIR": b"\2"})
+           for n in range(1, LINES + 1)]
+    each(ns.xfrm, xfrm.NEWSA, [sa.pack() for sa in sas], CREATE | EXCL)
+    for sa in sas:
+        s = ns.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.connect((sa.dst, 9))
+        yield s, sa
+
+
+def many_lines():
+    """Each of many SAs is replaced while a socket keeps a route by it: the worker of the namespace
+    has as many lines to look at, again and again."""
+    def act():
+        with Netns() as ns:
+            pairs, rounds = list(sockets(ns)), 0
+            moves = [migrate(sa).pack() for _, sa in pairs]
+            stop = time.monotonic() + SECONDS
+            while time.monotonic() < stop:
+                for s, _ in pairs:
+                    s.send(b"x")
+                each(ns.xfrm, xfrm.MIGRATE_STATE, moves)
+                rounds += 1
+        print(f"# {rounds} times {LINES} SAs")
+        return {}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (LINES + 1000,) * 2)
+    compared(act, *PROBES)
+
+
 if __name__ == "__main__":
-    ktap.main([requests, listeners_that_do_not_listen, namespaces_in_a_loop],
+    ktap.main([requests, listeners_that_do_not_listen, namespaces_in_a_loop, many_lines],
               handlers=(NEITHER,), load=False)
