@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""SPIs that a user of namespaces of their own makes dear: others don't wait for it.
+"""SPIs, and moves, that a user of namespaces of their own makes dear: others don't wait for it.
 
 SAS=N in the environment: of how many SAs.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from lib import handler, hostile, ktap, spi, xfrm
 from lib.handler import BRIEF, DEBUG, NEITHER, SOAK
-from lib.hostile import compared
+from lib.hostile import compared, timed
 from lib.ktap import equal, true
 from lib.netlink import CREATE, EXCL, REQUEST, Message
 from lib.probe import Allocations
 from lib.spi import in_one_chain, larval, request, spread
-from lib.xfrm import DIR_IN, DIR_OUT, SA, Xfrm
+from lib.xfrm import DIR_IN, DIR_OUT, SA, Xfrm, migrate
 
 SAS = int(os.environ.get("SAS", 500 if BRIEF else 50000 if SOAK and not DEBUG else 2000))
 SPI, OTHER, FREE = 0x1000, 0x2000, 0x3000
@@ -102,6 +102,21 @@ def a_range_that_is_taken():
     compared(act, hostile.rtnl, hostile.states, own=OWN)
 
 
+def moves_in_one_chain():
+    """Of one of the first SAs, to other addresses in the chain."""
+    def act():
+        with Xfrm() as nl:
+            sas = same_spi(in_one_chain, DIR_IN, SPI, SAS)
+            each(nl, xfrm.NEWSA, [sa.pack() for sa in sas], NEW)
+            takes, sa = [], sas[0]
+            for n in range(1, 11):
+                to = in_one_chain(SAS + n, SPI)
+                takes.append(timed(nl.must, xfrm.MIGRATE_STATE, migrate(sa, dst=to).pack()))
+                sa = sa.but(dst=to)
+            return {"a move": min(takes)}
+    compared(act, hostile.rtnl, hostile.states, own=OWN)
+
+
 def memory():
     """How many objects of the size of the index's there are."""
     return sum(int(slab.read_text().split()[0])
@@ -136,5 +151,5 @@ def memory_is_the_asker_s():
 
 if __name__ == "__main__":
     ktap.main([outbound_in_one_chain, outbound_spread, inbound_in_one_chain,
-               a_range_that_is_taken, memory_is_the_asker_s]
+               a_range_that_is_taken, moves_in_one_chain, memory_is_the_asker_s]
               + [memory_goes_with_the_sas] * (not DEBUG), handlers=(NEITHER,), load=False)
