@@ -135,6 +135,7 @@ def requests():
             "SADB_GETSPI": (by_pfkey, PERM, PERM, OK),
             "spi_scope": (lambda: write("spi_scope", 2), ACCES, ACCES, OK),
             "migrate_state": (lambda: write("migrate_state", 0), ACCES, ACCES, OK),
+            "migrate_grace": (lambda: write("migrate_grace", 0), ACCES, ACCES, OK),
             "loading": (lambda: handler.finit(module.fileno()), PERM, PERM, PERM),
             "unloading": (lambda: handler.rmmod(handler.NAME), PERM, PERM, PERM),
         })

@@ -33,7 +33,7 @@ STAYS, PAGES, FEW_PAGES = 3 if DEBUG else 5, 600, 3
 # For how long something is done.
 SECONDS = 20 if SOAK else 2
 # How often unloading waits for it; a module that nobody needs.
-GRACE_PERIODS, OTHER = 7, "sch_netem"
+GRACE_PERIODS, OTHER = 8, "sch_netem"
 # Bonds for which RTNL is held at once when they are shown; SAs that a simulated NIC has room for.
 AT_ONCE, CAPACITY = 16, 32
 ATTEMPTS, FEW = 5, 10
