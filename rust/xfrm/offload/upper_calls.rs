@@ -9,7 +9,8 @@
 //! contexts they are called.
 
 use super::{
-    lower::{call, Sa},
+    lower::{call, Operation, Sa},
+    replica::Replica,
     upper::{upper_priv, Ops, Upper},
     uppers::{find, original, Sleeper, Uppers},
 };
@@ -157,20 +158,14 @@ impl<T: Ops> Callbacks<T> {
         #[cfg(XFRM_NEXT_LAG_DEV)] _dev: *mut raw::net_device,
         x: *mut raw::xfrm_state,
     ) {
-        let rcu = rcu::read_lock();
-        // SAFETY: The kernel's arguments are valid during the call.
-        let Some((device, sa)) = (unsafe { offloaded(x) }) else {
-            return;
-        };
-        if let Some(replica) = upper_priv(sa).read(&rcu) {
-            // SAFETY: The kernel has locked the SA for a packet, which has a reference.
-            return unsafe { replica.advance_esn() };
-        }
-        // SAFETY: This is one of our operations.
-        let theirs = unsafe { original::<T>(device) }.xdo_dev_state_advance_esn;
-        if let (Some(advance), false) = (theirs, sa.is_dead()) {
-            // SAFETY: As we are called.
-            unsafe { call(advance, device, sa) }
+        // SAFETY: As we are called. The kernel has locked the SA for a packet, which has a
+        // reference.
+        unsafe {
+            Self::tell(
+                x,
+                |replica| replica.advance_esn(),
+                |ops| ops.xdo_dev_state_advance_esn,
+            )
         }
     }
 
@@ -181,21 +176,41 @@ impl<T: Ops> Callbacks<T> {
         #[cfg(XFRM_NEXT_LAG_DEV)] _dev: *mut raw::net_device,
         x: *mut raw::xfrm_state,
     ) {
-        // Who asks for one SA holds no lock that keeps the device.
+        // SAFETY: As we are called.
+        unsafe {
+            Self::tell(
+                x,
+                |replica| replica.update_stats(),
+                |ops| ops.xdo_dev_state_update_stats,
+            )
+        }
+    }
+
+    /// Calls `ours` if the SA is ours, else the operation of the device's own driver that
+    /// `theirs` returns, if there is one and the SA isn't dead.
+    ///
+    /// # Safety
+    ///
+    /// For one of our operations, with its argument, where both may be called.
+    unsafe fn tell(
+        x: *mut raw::xfrm_state,
+        ours: impl FnOnce(&Replica),
+        theirs: impl FnOnce(&raw::xfrmdev_ops) -> Option<Operation>,
+    ) {
+        // Who asks for the statistics of one SA holds no lock that keeps the device.
         let rcu = rcu::read_lock();
         // SAFETY: The kernel's arguments are valid during the call.
         let Some((device, sa)) = (unsafe { offloaded(x) }) else {
             return;
         };
         if let Some(replica) = upper_priv(sa).read(&rcu) {
-            // SAFETY: As we are called.
-            return unsafe { replica.update_stats() };
+            return ours(replica);
         }
         // SAFETY: This is one of our operations.
-        let theirs = unsafe { original::<T>(device) }.xdo_dev_state_update_stats;
-        if let (Some(update), false) = (theirs, sa.is_dead()) {
-            // SAFETY: As we are called.
-            unsafe { call(update, device, sa) }
+        let theirs = theirs(unsafe { original::<T>(device) });
+        if let (Some(theirs), false) = (theirs, sa.is_dead()) {
+            // SAFETY: As the caller promises.
+            unsafe { call(theirs, device, sa) }
         }
     }
 
