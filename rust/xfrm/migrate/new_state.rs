@@ -396,7 +396,7 @@ fn is_timed(limits: &raw::xfrm_lifetime_cfg) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        net::{sysctl, Namespace},
+        net::Namespace,
         xfrm::state::{config::Config, lookup},
     };
     use kernel::ffi::c_int;
@@ -404,14 +404,6 @@ mod tests {
     use kernel::sync::lock::{mutex::MutexBackend, Lock};
     use raw::{XFRM_STATE_DEAD as DEAD, XFRM_STATE_VALID as VALID, XFRM_STATE_VOID as VOID};
     use uapi::{Address, Id, Mark, Offload};
-
-    static GRACE: sysctl::Definition = sysctl::Definition {
-        directory: c"net/xfrm_next_kunit",
-        name: c"grace",
-        default: 5_000,
-        min: 0,
-        max: 60_000,
-    };
 
     const OLD: Id = id(97);
     const NEW: Id = id(96);
@@ -548,7 +540,7 @@ mod tests {
             ..Changes::default()
         };
         let new = NewState::new(&old, &changes, old.offload().as_ref(), &mut extack)?;
-        let deferred = KBox::pin_init(Deferred::new(net.into(), &GRACE), GFP_KERNEL)?;
+        let deferred = replaced::for_test()?;
         let (new, _) = new.switch(&deferred)?;
         let seen = SEEN.each_ref().map(|seen| seen.load(ordering::Relaxed));
         let moved = (seen, phases(&new), old.phase());

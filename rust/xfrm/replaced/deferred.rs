@@ -8,14 +8,16 @@ use super::{
     lineage::{self, end_idle, Fate, Lineage},
     old_address::{Expected, OldAddresses},
 };
-use crate::net::{
-    bh,
-    namespace::Setup,
-    sysctl,
-    work::{yield_cpu, Work},
-    GracePeriod,
+use crate::{
+    net::{
+        bh,
+        namespace::Setup,
+        sysctl,
+        work::{yield_cpu, Work},
+        GracePeriod,
+    },
+    xfrm::State,
 };
-use crate::xfrm::State;
 use core::{mem, ptr};
 use kernel::{
     list::{List, ListArc},
@@ -78,7 +80,7 @@ impl Lines {
 }
 
 impl<'net> Deferred<'net> {
-    pub(in crate::xfrm) fn new(
+    pub(super) fn new(
         net: Setup<'net>,
         grace: &'static sysctl::Definition,
     ) -> impl PinInit<Self, Error> {
@@ -367,7 +369,7 @@ impl<'a, 'net> Taken<'a, 'net> {
 
 fn is_followed(lineage: &Lineage) -> bool {
     let _off = bh::off();
-    lineage.newest().is_some_and(|newest| newest.is_valid())
+    lineage.is_followed()
 }
 
 fn take_kept(lineage: &Lineage) -> Queue {

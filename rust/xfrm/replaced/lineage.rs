@@ -77,6 +77,13 @@ struct Line {
     found: bool,
 }
 
+impl Line {
+    /// Whether the newest is valid.
+    fn is_followed(&self) -> bool {
+        self.newest.as_ref().is_some_and(|newest| newest.is_valid())
+    }
+}
+
 /// Set in the name of a lineage by those that are kept.
 const IS_KEPT: usize = 1;
 
@@ -134,6 +141,11 @@ impl Lineage {
             .is_some_and(|newest| ptr::eq(&**newest, state))
     }
 
+    /// Whether the newest is valid.
+    pub(super) fn is_followed(&self) -> bool {
+        self.line.lock().is_followed()
+    }
+
     /// Returns all that are kept, the oldest first, for who sees to their ends.
     pub(super) fn take_kept(&self) -> Queue {
         let mut line = self.line.lock();
@@ -153,9 +165,8 @@ impl Lineage {
     /// then somebody has to look again after this while.
     pub(super) fn rests_on(&self, grace: Jiffies, while_: Jiffies) -> bool {
         let line = self.line.lock();
-        let followed = line.newest.as_ref().is_some_and(|newest| newest.is_valid());
         let in_time = line.kept.age().is_some_and(|age| age < grace);
-        let rests = line.found && followed && in_time && line.kept.len() <= AT_MOST;
+        let rests = line.found && line.is_followed() && in_time && line.kept.len() <= AT_MOST;
         if rests {
             self.look_in(while_);
         }
@@ -392,8 +403,9 @@ pub(super) fn end(kept: Kept) {
 
 #[kernel::macros::kunit_tests(xfrm_next_lineage)]
 mod tests {
+    use super::super::for_test;
     use super::*;
-    use crate::net::{sysctl, Namespace};
+    use crate::net::Namespace;
     use core::ptr::NonNull;
 
     /// An SA that is in no table, with the reference that the tables would have.
@@ -406,19 +418,6 @@ mod tests {
             raw::xfrm_next_state_hold(x);
             State::owned(x).ok_or(ENOMEM)
         }
-    }
-
-    static GRACE: sysctl::Definition = sysctl::Definition {
-        directory: c"net/xfrm_next_kunit",
-        name: c"grace",
-        default: 5_000,
-        min: 0,
-        max: 60_000,
-    };
-
-    fn deferred() -> Result<Pin<KBox<Deferred<'static>>>> {
-        let first = Namespace::first();
-        KBox::pin_init(Deferred::new(first.into(), &GRACE), GFP_KERNEL)
     }
 
     /// Replaces one by another; whether a line begins.
@@ -445,7 +444,7 @@ mod tests {
     #[test]
     fn newest_is_one_step_away() -> Result {
         let line = [valid()?, valid()?, valid()?, valid()?];
-        let deferred = deferred()?;
+        let deferred = for_test()?;
         assert!(replace(&line[0], &line[1], &deferred)?);
         assert!(!replace(&line[1], &line[2], &deferred)?);
         assert!(!replace(&line[2], &line[3], &deferred)?);
@@ -471,7 +470,7 @@ mod tests {
     #[test]
     fn deleted_by_who_had_found_it() -> Result {
         let (old, new) = (valid()?, valid()?);
-        let deferred = deferred()?;
+        let deferred = for_test()?;
         assert!(replace(&old, &new, &deferred)?);
         // SAFETY: Both are valid. Each gives up what the tables would have.
         unsafe {

@@ -87,13 +87,26 @@ struct PerNet;
 static SLOT: Slot = Slot::new();
 
 /// For how many milliseconds SAs are found at the addresses that they had; 0 for not at all.
-static GRACE: sysctl::Definition = sysctl::Definition {
-    directory: c"net/xfrm_next",
-    name: c"migrate_grace",
-    default: 5_000,
-    min: 0,
-    max: 60_000,
-};
+static GRACE: sysctl::Definition = grace_in(c"net/xfrm_next");
+
+const fn grace_in(directory: &'static CStr) -> sysctl::Definition {
+    sysctl::Definition {
+        directory,
+        name: c"migrate_grace",
+        default: 5_000,
+        min: 0,
+        max: 60_000,
+    }
+}
+
+/// What the first namespace has, once more for a test.
+#[cfg(CONFIG_KUNIT = "y")]
+pub(in crate::xfrm) fn for_test() -> Result<Pin<KBox<Deferred<'static>>>> {
+    static GRACE: sysctl::Definition = grace_in(c"net/xfrm_next_kunit");
+
+    let first = Namespace::first();
+    KBox::pin_init(Deferred::new(first.into(), &GRACE), GFP_KERNEL)
+}
 
 impl PerNamespace for PerNet {
     type Data<'net> = Delayed<Deferred<'net>>;

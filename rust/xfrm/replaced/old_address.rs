@@ -64,14 +64,13 @@ impl Key {
 /// # Invariants
 ///
 /// `state` is kept ([`Kept`]), and taken out before it isn't any more.
-#[derive(Clone, Copy)]
 struct Entry {
     state: NonNull<State>,
     answers: Answers,
 }
 
 /// Who handles the packets for which a replaced SA is found.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Answers {
     /// The SA itself.
     Itself,
