@@ -9,11 +9,10 @@ hardware would encrypt it with a wrong one) and complains, which ktap hears.
 import contextlib
 import errno
 import itertools
-import os
 import subprocess
 import time
 
-from lib import handler, ktap, nsim, xfrm
+from lib import ktap, nsim, xfrm
 from lib.bond import (BOND, HERE, LAYER2, LAYER34, NET, PORT, Bonded, esn_in, esn_out, in_,
                       last_number, needs_esn, out, shown)
 from lib.handler import BRIEF, RUST
@@ -22,7 +21,6 @@ from lib.xfrm import SA, migrate
 from lag_members import traffic
 
 EDGE = 1 << 32
-OTHER_DRIVER = str(handler.PROGRAMS / "netdevsim_no_esn.ko")
 
 
 def sent(ports):
@@ -180,30 +178,15 @@ def link_address(lag, name):
     return bytes.fromhex(done.stdout.strip().replace(":", ""))
 
 
-@contextlib.contextmanager
-def driver_without_esn():
-    """A netdevsim of which some ports don't follow such numbers: see does_esn()."""
-    if handler.DEBUG or not os.path.exists(OTHER_DRIVER):
-        raise ktap.Skip("no netdevsim_no_esn.ko for this kernel")
-    nsim.prepare()
-    handler.rmmod("netdevsim")
-    handler.insmod(OTHER_DRIVER)
-    try:
-        yield
-    finally:
-        handler.rmmod("netdevsim")
-        nsim.prepare()
-
-
 def does_esn(on):
-    """Whether the driver of ports to come does."""
+    """Whether the driver of ports to come does, if it is one that can do without."""
     with open("/sys/module/netdevsim/parameters/no_esn", "w") as f:
         f.write(str(int(not on)))
 
 
 def a_driver_without_is_refused():
     """An SA on a bond with such a slave, and such a slave while there are SAs; both named."""
-    with driver_without_esn(), Bonded() as lag:
+    with nsim.built_as("netdevsim_no_esn"), Bonded() as lag:
         lag.new(esn_out(0))
         does_esn(False)
         port = lag.port()

@@ -5,9 +5,6 @@
 For a netdevsim that has been built with it (scripts/rfc-netdevsim).
 """
 
-import contextlib
-import os
-
 from lib import handler, ktap, nsim
 from lib.bond import ACTIVE_BACKUP, Bonded, sas
 from lib.handler import C
@@ -15,23 +12,7 @@ from lib.ktap import defect, equal
 from lag_members import traffic
 from lag_module import load, unload
 
-PROPOSED = str(handler.PROGRAMS / "netdevsim_rfc.ko")
 PARAMETERS = "/sys/module/netdevsim/parameters/"
-
-
-@contextlib.contextmanager
-def proposed_one():
-    """A netdevsim with the proposed resolver instead of the kernel's."""
-    if handler.DEBUG or not os.path.exists(PROPOSED):
-        raise ktap.Skip("no netdevsim_rfc.ko for this kernel")
-    nsim.prepare()
-    handler.rmmod("netdevsim")
-    handler.insmod(PROPOSED)
-    try:
-        yield
-    finally:
-        handler.rmmod("netdevsim")
-        nsim.prepare()
 
 
 def failover(lag):
@@ -53,14 +34,14 @@ def ours():
 @defect(27)
 def active_backup_leaks():
     """The resolver finds no handle when bonding deletes an SA."""
-    with proposed_one(), Bonded(ACTIVE_BACKUP, esp=False, module=False) as lag:
+    with nsim.built_as("netdevsim_rfc"), Bonded(ACTIVE_BACKUP, esp=False, module=False) as lag:
         failover(lag)
 
 
 @defect(28)
 def null_is_called():
     """Operations change between the two times that the resolver reads them."""
-    with proposed_one(), handler.module(), Bonded(ACTIVE_BACKUP, esp=False) as lag:
+    with nsim.built_as("netdevsim_rfc"), handler.module(), Bonded(ACTIVE_BACKUP, esp=False) as lag:
         lag.add()       # the driver's, so they stay when the module goes
         with open(PARAMETERS + "rfc_pause", "w") as f:
             f.write("50")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Simulated network devices that take over ESP with AES-GCM-128."""
 
+import contextlib
 import ctypes
 import itertools
 import os
@@ -27,6 +28,22 @@ def prepare():
     mount_debugfs()
     if not os.path.isdir(DEBUG + "/netdevsim"):
         raise ktap.Skip("no debugfs")
+
+
+@contextlib.contextmanager
+def built_as(name):
+    """scripts/rfc-netdevsim's module of this name in place of the kernel's, or Skip."""
+    module = handler.PROGRAMS / f"{name}.ko"
+    if handler.DEBUG or not module.exists():
+        raise ktap.Skip(f"no {module.name} for this kernel")
+    prepare()
+    handler.rmmod("netdevsim")
+    handler.insmod(str(module))
+    try:
+        yield
+    finally:
+        handler.rmmod("netdevsim")
+        prepare()
 
 
 class Card:
