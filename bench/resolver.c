@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Counts what it takes a driver to ask for the handle of an SA, compared with
- * reading it; and xfrm to tell of a number, if it is extended. Loaded in the namespace of the SA, which is found by daddr and spi
- * (both as in a header); lower is the driver's device. For bench/resolve.py.
+ * reading it; and xfrm to tell of a number, if it is extended. Loaded in the
+ * namespace of the SA, which is found by daddr and spi (both as in a header);
+ * lower is the driver's device. For bench/resolve.py.
  */
 #include <linux/irqflags.h>
 #include <linux/ktime.h>

@@ -7,8 +7,9 @@
 //! kernel to have `CONFIG_DYNAMIC_FTRACE_WITH_ARGS`.
 //!
 //! Each call is decided by itself, so a [`Target`] can leave some to the
-//! kernel; those by the module itself always are. Dropping a [`Redirect`] ends new calls first, then waits for those
-//! that run (docs/internals.md says in which order, and why that suffices).
+//! kernel; those by the module itself always are. Dropping a [`Redirect`] ends
+//! new calls first, then waits for those that run (docs/internals.md says in
+//! which order, and why that suffices).
 //!
 //! C header: `include/linux/ftrace.h`
 
