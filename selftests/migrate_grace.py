@@ -7,6 +7,8 @@ A sends to B. B's SA moves; A hears of it late, and goes on sending to the old a
 
 import errno
 import os
+import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -20,8 +22,11 @@ from lib.netlink import CREATE, EXCL
 from lib.xfrm import SA, migrate
 from migrate_bounds import states
 from migrate_scale import send_all
+from migrate_traffic import has_iptfs
 
 SPI = 0x1000
+# XFRMNLGRP_MAPPING
+MAPPING = 8
 TUNNEL = SA(*V4, SPI, mode=xfrm.TUNNEL)
 HMAC = dict([xfrm.auth()])
 IN_UDP = {"ENCAP": xfrm.encap(4500, 4500)}
@@ -75,14 +80,14 @@ class Moved(Hosts):
         equal(after["cur.packets"] - before["cur.packets"], count, "packets that the newest counted")
         equal(xfrm.changes(counters, self.b.counters()), {}, "counters of B")
 
-    def lost(self, count=3):
+    def lost(self, count=3, payload=b"late" * 100):
         """So many packets don't arrive, and B says why."""
         before = self.b.counters()
         sender, receiver = self.sockets()
         with sender, receiver:
             receiver.settimeout(0.2)
             for _ in range(count):
-                sender.send(b"late" * 100)
+                sender.send(payload)
             try:
                 receiver.recv(65536)
                 raise ktap.Failed("a packet has arrived")
@@ -164,6 +169,21 @@ def a_newcomer_has_its_packets():
 
 
 @only(RUST)
+def who_left_last_has_its_packets():
+    """Also when several have been at one address, none of which received anything there."""
+    with Moved(grace=60_000) as two:
+        first, places = two.in_, [f"192.0.2.{n}" for n in range(20, 28)]
+        two.b.address("v", *(f"{place}/24" for place in places))
+        two.away()
+        for place in places:
+            two.in_ = two.b.xfrm.new(first)
+            two.move(V4[0], place)
+            two.arrives(1)
+        two.b.xfrm.delete(two.in_)
+        two.lost()
+
+
+@only(RUST)
 def chain():
     """What was sent to the first address, and to the second, arrives at the third."""
     with Moved() as two:
@@ -200,6 +220,30 @@ def to_another_family():
 
 
 @only(RUST)
+def by_tunnel_devices():
+    """IP-TFS by a vti device, to the family that has others: packets go on by theirs."""
+    if not has_iptfs():
+        raise ktap.Skip("no XFRM_IPTFS")
+    with Moved(TUNNEL.but(mode=xfrm.IPTFS)) as two:
+        for kind, (src, dst) in ("vti", V4), ("vti6", V6):
+            run(two.b, "ip", "link", "add", kind + "a", "type", kind, "local", dst, "remote", src)
+            run(two.b, "ip", "link", "set", kind + "a", "up")
+        # The device has checked policies before it takes their evidence away.
+        two.b.sysctl("ipv4/conf/vtia/disable_policy", 1)
+
+        def came():
+            with two.b.inside(), open("/proc/thread-self/net/dev", encoding="ascii") as f:
+                return next(int(line.split()[2]) for line in f if line.split()[0] == "vtia:")
+        two.send(3)
+        true(came() >= 3, "packets come by the device")
+        two.move(*V6)
+        before = came()
+        two.outer = V4
+        two.send(3)
+        true(came() - before >= 3, "so do late ones")
+
+
+@only(RUST)
 def whatever_policies_say():
     """Templates with the old addresses, with the new ones, and with none."""
     with Moved() as two:
@@ -223,6 +267,30 @@ def marks_count():
         two.send(2)
         mark(two, 6)
         two.lost()
+
+
+@only(RUST)
+def marks_change():
+    """Who moves to other marks leaves packets with the mark that it had, and none with others."""
+    with Moved() as two:
+        for n, old in (7, (0, 0)), (8, (7, 0xff)), (9, (8, 0xff)):
+            reply = two.b.xfrm.migrate(migrate(two.in_, old_mark=old,
+                                               add=[("MARK", xfrm.mark(n, 0xff))]))
+            equal(reply.errno, 0, f"migration ({reply.text})")
+            two.in_ = two.in_.but({"MARK": xfrm.mark(n, 0xff)})
+            two.arrives(2)
+
+
+@only(RUST)
+def bytes_behind_the_address():
+    """What a request has behind an address of four bytes is no part of it."""
+    with Moved() as two:
+        sa = bytearray(two.in_.pack())
+        two.b.xfrm.delete(two.in_)
+        sa[60:72] = b"\xee" * 12
+        two.b.xfrm.must(xfrm.NEWSA, bytes(sa), CREATE | EXCL)
+        two.away()
+        two.arrives(2)
 
 
 @only(RUST)
@@ -301,6 +369,38 @@ def replays_are_refused():
         ktap.wait(lambda: xfrm.changes(before, two.b.counters()), "they come")
         time.sleep(0.2)
         equal(xfrm.changes(before, two.b.counters()), {"XfrmInStateSeqError": 8}, "counters of B")
+        two.arrives(1)
+        equal(two.b.xfrm.get(two.in_)["stats.replay"], 8, "replays that the newest counts")
+
+
+def forged(frame, dst, port):
+    """A frame of UDP over IPv4, to this address and from this port."""
+    head = frame[14:24] + bytes(2) + frame[26:30] + xfrm.addr(dst)[:4]
+    total = sum(struct.unpack("!10H", head)) % 0xffff
+    # UDP needs no checksum there.
+    return (frame[:14] + head[:10] + struct.pack("!H", 0xffff - total) + head[12:]
+            + struct.pack("!H", port) + frame[36:40] + bytes(2) + frame[42:])
+
+
+@only(RUST)
+def replays_tell_of_no_mapping():
+    """They are refused before they are decrypted, or another source would be believed."""
+    with Moved(TUNNEL.but(IN_UDP)) as two, two.b.inside(), xfrm.Xfrm(groups=(MAPPING,)) as listener:
+        in_udp(two)
+        tap = two.tap(two.b)
+        two.away()
+        two.hear()
+        two.send(4)
+        seen = frames(tap)
+        equal(len(seen), 4, "frames")
+        before = two.b.counters()
+        with two.tap(two.a) as s:
+            for frame in seen:
+                s.send(forged(frame, V4[1], 9000))
+        ktap.wait(lambda: xfrm.changes(before, two.b.counters()), "they come")
+        time.sleep(0.2)
+        equal(xfrm.changes(before, two.b.counters()), {"XfrmInStateSeqError": 4}, "counters of B")
+        equal(listener.pending(), [], "mappings")
 
 
 COMP_SPI, INNER_SIZE = 0x77, {"compressed": 600, "uncompressed": 20}
@@ -329,9 +429,12 @@ class Compressed(Moved):
             "tmpl", "src", src, "dst", dst, "proto", "comp", "reqid", "1", "mode", "tunnel", *use,
             "tmpl", "src", src, "dst", dst, "proto", "esp", "reqid", "1", "mode", "transport")
 
-    def move(self, src, dst, **request):
+    def move_comp(self, src, dst):
         reply = self.b.xfrm.migrate(migrate(self.comp, dst=dst, src=src))
         equal(reply.errno, 0, f"migration of IPComp ({reply.text})")
+
+    def move(self, src, dst, **request):
+        self.move_comp(src, dst)
         super().move(src, dst, **request)
 
 
@@ -352,6 +455,25 @@ def compressed():
                 equal(xfrm.changes(before[1], two.b.counters()), {}, f"counters of B, {what}")
             # Then with the new address in the policy.
             two.template(two.b, "in", *(two.in_.src, two.in_.dst), verb="update")
+
+
+@only(RUST)
+def compressed_to_another_family():
+    """What isn't compressed isn't received then, whoever sends it: docs/uapi.md."""
+    with Compressed(*V4) as two:
+        for size in INNER_SIZE.values():
+            two.send(3, size)
+        # ESP in transport mode can't.
+        two.move_comp(*V6)
+        two.lost(payload=bytes(INNER_SIZE["uncompressed"]))
+        before = two.b.counters()
+        with two.a.socket(socket.AF_INET, socket.SOCK_RAW, xfrm.IPIP) as s:
+            for _ in range(3):
+                s.sendto(bytes(64), (V4[1], 0))
+        ktap.wait(lambda: xfrm.changes(before, two.b.counters()), "they come")
+        time.sleep(0.2)
+        # Where there are vti devices, these ask, too.
+        equal(list(xfrm.changes(before, two.b.counters())), ["XfrmInNoStates"], "counters of B")
 
 
 @only(RUST)
@@ -451,8 +573,11 @@ def many_at_once():
 
 if __name__ == "__main__":
     ktap.main(KINDS + [
-        requests_find_it_where_it_is, a_newcomer_has_its_packets, chain, back_and_forth,
-        to_another_family, whatever_policies_say, marks_count, it_ends_with_time,
+        requests_find_it_where_it_is, a_newcomer_has_its_packets, who_left_last_has_its_packets,
+        chain, back_and_forth,
+        to_another_family, by_tunnel_devices, whatever_policies_say, marks_count, marks_change,
+        bytes_behind_the_address, it_ends_with_time,
         it_ends_with_the_sa, zero_is_as_the_kernel_s, at_most_sixteen_of_a_line,
-        outbound_sas_have_no_old_address, replays_are_refused, compressed, compressed_over_ipv6,
+        outbound_sas_have_no_old_address, replays_are_refused, replays_tell_of_no_mapping,
+        compressed, compressed_to_another_family, compressed_over_ipv6,
         by_an_xfrm_interface, nothing_is_lost_before_the_peer_hears, many_at_once])

@@ -374,6 +374,8 @@ unsafe fn release(x: *mut raw::xfrm_state) {
         // find the limits above reached.
         (*x).curlft.bytes = 0;
         (*x).curlft.packets = 0;
+        // What is counted from now on is handed over.
+        (*x).stats = pin_init::zeroed();
         (*x).replay_maxdiff = 0;
         (*x).replay_maxage = 0;
         (*x).nat_keepalive_interval = 0;

@@ -119,9 +119,8 @@ impl<'net> Deferred<'net> {
     /// just now.
     pub(in crate::xfrm) fn give_up(&self, new: &State, replaced: &State) {
         if !self.old_addresses.is_empty() {
-            let mark = new.mark().v;
-            self.old_addresses
-                .give_up(&new.id(), |old| old.takes(mark) && !ptr::eq(old, replaced));
+            let other = |old: &State| !ptr::eq(old, replaced);
+            self.old_addresses.give_up(&new.id(), new.mark(), other);
         }
     }
 

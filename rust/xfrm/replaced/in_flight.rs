@@ -42,26 +42,17 @@ unsafe fn with_newest(
 ) -> Result {
     // SAFETY: The caller promises it.
     let lineage = unsafe { lineage::of(State::from_raw(x)) }.ok_or(EINVAL)?;
-    loop {
-        let newest = lineage.newest().ok_or(EINVAL)?;
-        // SAFETY: The caller has locked `x`, which that has replaced.
-        let locked = unsafe { newest.lock_nested() };
-        // Else it has been replaced in this very moment; the next one can't be before
-        // another whole request.
-        if lineage.is_newest(&newest) {
-            if !newest.is_valid() {
-                return Err(EINVAL);
-            }
-            return f(locked.state().as_ptr());
-        }
-    }
+    // SAFETY: The caller has locked `x`, which is of the line.
+    unsafe { lineage.with_newest(|newest| f(newest.as_ptr())) }.ok_or(EINVAL)?
 }
 
 /// Names `new` in place of `x`, which it has replaced, as the SA that a packet came by: policies,
 /// and whoever else asks later, know that one.
 ///
 /// The caller goes on with `x`, which its bottom half keeps in memory: it is freed after a grace
-/// period.
+/// period. But a mode of the SA's own (IP-TFS) may hand over packets by `xfrm_input()` anew, which
+/// takes the family from the SA named here, and so how to read the tunnel they came by (vti):
+/// there `x` stays if the family differs.
 ///
 /// # Safety
 ///
@@ -69,6 +60,9 @@ unsafe fn with_newest(
 unsafe fn name(x: *mut raw::xfrm_state, new: *mut raw::xfrm_state, skb: *mut raw::sk_buff) {
     // SAFETY: The caller promises it. `x` has a reference as it is kept, beside that of the packet.
     unsafe {
+        if !(*x).mode_cbs.is_null() && (*x).props.family != (*new).props.family {
+            return;
+        }
         let Some(sp) = raw::xfrm_next_skb_sec_path(skb).as_mut() else {
             return;
         };

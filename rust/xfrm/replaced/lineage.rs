@@ -17,7 +17,7 @@ use super::{
     deferred::{Deferred, AT_MOST},
     kept::{age, now, Kept, Queue},
     old_address,
-    window::close_window,
+    window::{close_window, copy_window},
 };
 use crate::{
     raw,
@@ -133,8 +133,27 @@ impl Lineage {
         self.line.lock().newest.clone()
     }
 
+    /// Calls `f` with the newest, which is locked; not if that isn't valid any more, or there is
+    /// none.
+    ///
+    /// # Safety
+    ///
+    /// The caller has locked one that it has replaced.
+    pub(super) unsafe fn with_newest<R>(&self, f: impl FnOnce(&ARef<State>) -> R) -> Option<R> {
+        loop {
+            let newest = self.newest()?;
+            // SAFETY: The caller promises it.
+            let _locked = unsafe { newest.lock_nested() };
+            // Else it has been replaced in this very moment; the next one can't be before
+            // another whole request.
+            if self.is_newest(&newest) {
+                return newest.is_valid().then(|| f(&newest));
+            }
+        }
+    }
+
     /// Whether this one still is the newest; under its lock it stays that.
-    pub(super) fn is_newest(&self, state: &State) -> bool {
+    fn is_newest(&self, state: &State) -> bool {
         let line = self.line.lock();
         line.newest
             .as_ref()
@@ -211,15 +230,36 @@ impl Lineage {
 }
 
 /// Returns the newest of the line of an SA that has been kept for less than `grace`, if it is
-/// valid. Takes the lock of the SA.
+/// valid. From then on the SA refuses, before it decrypts them, the packets that the newest has
+/// received until now. Takes the locks of both. What it returns once it returns always: `None`
+/// is for good, unless `grace` grows.
 pub(super) fn follow(state: &State, grace: Jiffies) -> Option<ARef<State>> {
     let _locked = state.lock();
     if !is_kept(state) || age(state) >= grace {
         return None;
     }
-    // SAFETY: It is locked.
-    let newest = unsafe { of(state) }?.newest()?;
-    newest.is_valid().then_some(newest)
+    // SAFETY: It is locked, and so is the newest.
+    unsafe {
+        of(state)?.with_newest(|newest| {
+            copy_window(state.as_ptr(), newest.as_ptr());
+            hand_over_stats(state.as_ptr(), newest.as_ptr());
+            newest.clone()
+        })
+    }
+}
+
+/// Lets the newest of a line count what has gone wrong with packets that came by another.
+///
+/// # Safety
+///
+/// Both are locked.
+unsafe fn hand_over_stats(old: *mut raw::xfrm_state, newest: *mut raw::xfrm_state) {
+    // SAFETY: The caller promises it.
+    let (from, to) = unsafe { (&mut (*old).stats, &mut (*newest).stats) };
+    to.replay_window = to.replay_window.wrapping_add(from.replay_window);
+    to.replay = to.replay.wrapping_add(from.replay);
+    to.integrity_failed = to.integrity_failed.wrapping_add(from.integrity_failed);
+    *from = pin_init::zeroed();
 }
 
 /// Room for what has to be noted of an SA that is to be kept.
@@ -383,8 +423,12 @@ pub(super) fn end(kept: Kept) {
     let locked = state.lock();
     let deleted = state.is_dead();
 
-    // SAFETY: The SA is locked, and its namespace there as long as it is kept.
+    // SAFETY: The SA is locked, and its namespace there as long as it is kept; the newest is locked
+    // where it is used.
     unsafe {
+        if let Some(lineage) = of(state) {
+            lineage.with_newest(|newest| hand_over_stats(state.as_ptr(), newest.as_ptr()));
+        }
         *name(state) = ptr::null();
         (&raw mut (*state.as_ptr()).km.state).write_volatile(raw::XFRM_STATE_DEAD as u8);
         close_window(state.as_ptr());

@@ -14,7 +14,7 @@ use crate::{
     raw,
     redirect::{Arguments, Be32, Gate, Target, U32, U8},
     xfrm::{
-        uapi::{self, Id},
+        uapi::{self, Id, Mark},
         State,
     },
 };
@@ -178,6 +178,8 @@ impl OldAddresses {
     ///
     /// It is locked until it is [`Kept`].
     pub(super) unsafe fn add(&self, state: &State, room: Room) {
+        // Who leaves last has what comes late.
+        self.give_up(&state.id(), state.mark(), |_| true);
         let mut tree = self.tree.lock();
         // INVARIANT: Whoever finds it there takes its lock first.
         for (entry, room) in Entry::of(state).zip(room.0.into_iter().flatten()) {
@@ -198,36 +200,51 @@ impl OldAddresses {
         for entry in Entry::of(kept.state()) {
             // Another SA may have its place already.
             let node = tree.remove_node(&entry.key());
-            self.len
-                .fetch_sub(usize::from(node.is_some()), ordering::Relaxed);
+            self.count_out(node.is_some());
         }
+    }
+
+    fn count_out(&self, removed: bool) {
+        self.len
+            .fetch_sub(usize::from(removed), ordering::Relaxed);
     }
 
     /// Returns the SA for packets with this id and `mark`, if one is found that has been replaced
     /// for less than `grace`.
     fn find(&self, id: &Id, mark: u32, grace: Jiffies) -> Option<ARef<State>> {
         let _off = bh::off();
-        let (old, answers): (ARef<State>, _) = {
-            let mut tree = self.tree.lock();
-            let place = at(&mut tree, id, |state| state.takes(mark))?;
-            let (_, entry) = place.current();
-            (entry.state().into(), entry.answers)
-        };
-        let newest = lineage::follow(&old, grace)?;
-        match answers {
-            Answers::Itself => Some(old),
-            Answers::Tunnel => newest.tunnel(),
+        for _ in 0..LOOKS {
+            let (old, answers, key): (ARef<State>, _, _) = {
+                let mut tree = self.tree.lock();
+                let place = at(&mut tree, id, |entry| entry.state().takes(mark))?;
+                let (key, entry) = place.current();
+                (entry.state().into(), entry.answers, *key)
+            };
+            if let Some(newest) = lineage::follow(&old, grace) {
+                return match answers {
+                    Answers::Itself => Some(old),
+                    // The caller has a packet of this family.
+                    Answers::Tunnel => newest.tunnel().filter(|t| t.id().family == id.family),
+                };
+            }
+            // It never will be found; another one may.
+            let node = self.tree.lock().remove_node(&key);
+            self.count_out(node.is_some());
         }
+        None
     }
 
-    /// Lets the SA be found no more that has this id and is `wanted`: another one has its place
-    /// now. Any context but hard interrupts.
-    pub(super) fn give_up(&self, id: &Id, wanted: impl Fn(&State) -> bool) {
+    /// Lets the SA be found no more that has this id and mark, and is an `other` one: another has
+    /// its place now. Any context but hard interrupts.
+    pub(super) fn give_up(&self, id: &Id, mark: Mark, other: impl Fn(&State) -> bool) {
         let _off = bh::off();
         let mut tree = self.tree.lock();
-        let node = at(&mut tree, id, wanted).map(|place| place.remove_current().1);
-        self.len
-            .fetch_sub(usize::from(node.is_some()), ordering::Relaxed);
+        let is_there = |entry: &Entry| {
+            let itself = matches!(entry.answers, Answers::Itself);
+            itself && entry.state().mark() == mark && other(entry.state())
+        };
+        let node = at(&mut tree, id, is_there).map(|place| place.remove_current().1);
+        self.count_out(node.is_some());
         drop(tree);
         drop(node);
     }
@@ -242,11 +259,11 @@ impl Drop for Expected<'_> {
     }
 }
 
-/// Returns the first place in the tree with an SA that has this id and is `wanted`.
+/// Returns the first place in the tree with what has this id and is `wanted`.
 fn at<'a>(
     tree: &'a mut RBTree<Key, Entry>,
     id: &Id,
-    wanted: impl Fn(&State) -> bool,
+    wanted: impl Fn(&Entry) -> bool,
 ) -> Option<CursorMut<'a, Key, Entry>> {
     let first = Key::first(id);
     let mut place = tree.cursor_lower_bound_mut(&first)?;
@@ -255,7 +272,7 @@ fn at<'a>(
         if key.id != first.id {
             return None;
         }
-        if entry.id() == *id && wanted(entry.state()) {
+        if entry.id() == *id && wanted(entry) {
             return Some(place);
         }
         place = place.move_next()?;
@@ -337,8 +354,8 @@ unsafe extern "C" fn lookup(
                 let state = unsafe { state.as_ref() };
                 if state.is_younger(work.grace_secs()) {
                     // It may have been found just before it was replaced.
-                    let other = |old: &State| old.takes(mark.0) && !ptr::eq(old, state);
-                    work.old_addresses().give_up(&id, other);
+                    let other = |old: &State| !ptr::eq(old, state);
+                    work.old_addresses().give_up(&id, state.mark(), other);
                 }
                 found
             }

@@ -346,7 +346,8 @@ impl Drop for Nested<'_> {
     }
 }
 
-/// Returns what an SA is found by, besides its mark.
+/// Returns what an SA is found by, besides its mark; without what a user may have written
+/// behind an address of four bytes.
 ///
 /// # Safety
 ///
@@ -354,10 +355,12 @@ impl Drop for Nested<'_> {
 pub(in crate::xfrm) unsafe fn id(x: *const raw::xfrm_state) -> Id {
     // SAFETY: The caller promises it; one access each.
     unsafe {
+        let family = (&raw const (*x).props.family).read_volatile();
+        let daddr: uapi::Address = (&raw const (*x).id.daddr).read_volatile().into();
         Id {
-            daddr: (&raw const (*x).id.daddr).read_volatile().into(),
+            daddr: daddr.trimmed(family),
             spi: (&raw const (*x).id.spi).read_volatile().to_ne_bytes(),
-            family: (&raw const (*x).props.family).read_volatile(),
+            family,
             proto: (&raw const (*x).id.proto).read_volatile(),
             pad: 0,
         }
