@@ -205,8 +205,7 @@ impl OldAddresses {
     }
 
     fn count_out(&self, removed: bool) {
-        self.len
-            .fetch_sub(usize::from(removed), ordering::Relaxed);
+        self.len.fetch_sub(usize::from(removed), ordering::Relaxed);
     }
 
     /// Returns the SA for packets with this id and `mark`, if one is found that has been replaced
