@@ -5,6 +5,7 @@
 A sends to B. B's SA moves; A hears of it late, and goes on sending to the old address.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -222,9 +223,15 @@ def to_another_family():
 @only(RUST)
 def by_tunnel_devices():
     """IP-TFS by a vti device, to the family that has others: packets go on by theirs."""
-    if not has_iptfs():
-        raise ktap.Skip("no XFRM_IPTFS")
-    with Moved(TUNNEL.but(mode=xfrm.IPTFS)) as two:
+    def modprobe(*words):
+        return subprocess.run(["modprobe", "-qa", *words], check=False).returncode == 0
+    vti = "ip_vti", "ip6_vti"
+    if not has_iptfs() or not modprobe(*vti):
+        raise ktap.Skip("no XFRM_IPTFS, or no vti devices")
+    with contextlib.ExitStack() as after:
+        # They need what other tests unload.
+        after.callback(ktap.wait, lambda: modprobe("-r", *vti), "vti is unloaded", 20)
+        two = after.enter_context(Moved(TUNNEL.but(mode=xfrm.IPTFS)))
         for kind, (src, dst) in ("vti", V4), ("vti6", V6):
             run(two.b, "ip", "link", "add", kind + "a", "type", kind, "local", dst, "remote", src)
             run(two.b, "ip", "link", "set", kind + "a", "up")
