@@ -95,6 +95,16 @@ in_root() { # ROOT COMMAND...
 		--setenv ARCH "$ARCH" "${cross[@]}" -- "${@:2}"
 }
 
+# Brings the crates that Cargo.lock names into the cache, for builds in a root, and
+# sets vendor to their directory. The caller holds the lock "cargo".
+vendor() {
+	vendor=$cache/vendor-$(digest <"$repo/tools/Cargo.lock")
+	[[ ! -d $vendor ]] || return 0
+	rm -rf "$vendor.new"
+	(cd "$repo/tools" && cargo vendor --quiet --locked --versioned-dirs "$vendor.new" >/dev/null)
+	mv "$vendor.new" "$vendor"
+}
+
 # Sets virtiofsd: how to run the server of a VM's file system that is in a root of
 # scripts/root, with the libraries there.
 virtiofsd_of() { # ROOT
