@@ -96,13 +96,16 @@ in_root() { # ROOT COMMAND...
 }
 
 # Brings the crates that Cargo.lock names into the cache, for builds in a root, and
-# sets vendor to their directory. The caller holds the lock "cargo".
-vendor() {
+# prints their directory. The caller holds the lock "cargo".
+vendored() {
+	local vendor
 	vendor=$cache/vendor-$(digest <"$repo/tools/Cargo.lock")
-	[[ ! -d $vendor ]] || return 0
-	rm -rf "$vendor.new"
-	(cd "$repo/tools" && cargo vendor --quiet --locked --versioned-dirs "$vendor.new" >/dev/null)
-	mv "$vendor.new" "$vendor"
+	if [[ ! -d $vendor ]]; then
+		rm -rf "$vendor.new"
+		cargo vendor --quiet --locked --versioned-dirs --manifest-path "$repo/tools/Cargo.toml" "$vendor.new" >/dev/null
+		mv "$vendor.new" "$vendor"
+	fi
+	echo "$vendor"
 }
 
 # Sets virtiofsd: how to run the server of a VM's file system that is in a root of
