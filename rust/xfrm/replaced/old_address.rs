@@ -41,11 +41,12 @@ const LOOKS: usize = 64;
 /// By so many kinds of SPIs packets are told apart that needn't look here.
 const KINDS: usize = 128;
 
-/// By what an SA is found: most of its id, and where it is in memory.
+/// By what an SA is found: most of its id, where it is in memory, and as what.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     id: u64,
     state: usize,
+    answers: Answers,
 }
 
 impl Key {
@@ -58,6 +59,7 @@ impl Key {
         Self {
             id: u64::from(spi) << 32 | u64::from(daddr),
             state: 0,
+            answers: Answers::Itself,
         }
     }
 }
@@ -73,7 +75,7 @@ struct Entry {
 }
 
 /// Who handles the packets for which a replaced SA is found.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Answers {
     /// The SA itself.
     Itself,
@@ -127,6 +129,7 @@ impl Entry {
     fn key(&self) -> Key {
         Key {
             state: self.state.addr().get(),
+            answers: self.answers,
             ..Key::first(&self.id())
         }
     }
@@ -261,17 +264,23 @@ impl OldAddresses {
     }
 
     /// Lets the SA be found no more that has this id and mark, and is an `other` one: another has
-    /// its place now. Any context but hard interrupts.
+    /// its place now. Any context but hard interrupts; takes `xfrm_state_lock`.
     pub(super) fn give_up(&self, id: &Id, mark: Mark, other: impl Fn(&State) -> bool) {
         let _off = bh::off();
         let mut tree = self.tree.lock();
         let is_there = |entry: &Entry| {
-            let itself = matches!(entry.answers, Answers::Itself);
-            itself && entry.state().mark() == mark && other(entry.state())
+            entry.answers == Answers::Itself && entry.state().mark() == mark && other(entry.state())
         };
-        let node = at(&mut tree, id, is_there).map(|place| place.remove_current().1);
+        let found = at(&mut tree, id, is_there).map(|place| {
+            let state: ARef<State> = place.current().1.state().into();
+            (state, place.remove_current().1)
+        });
         drop(tree);
-        node.inspect(|_| self.count_out(id.spi));
+        if let Some((state, _node)) = found {
+            self.count_out(id.spi);
+            // SAFETY: The caller has the namespace of these.
+            unsafe { state.leave_caches() };
+        }
     }
 }
 
@@ -352,17 +361,25 @@ unsafe extern "C" fn lookup(
 ) -> *mut raw::xfrm_state {
     // SAFETY: The call has been redirected here.
     let pass = unsafe { Lookup::pass() };
-    // SAFETY: The arguments are the caller's; ours alone are not redirected.
-    let found = unsafe { raw::xfrm_input_state_lookup(net, mark.0, daddr, spi.0, proto.0, family) };
-    // SAFETY: As above; what has been found comes with a reference, which goes on to the caller.
-    let (net, daddr, found) = unsafe {
+    // SAFETY: The arguments are the caller's; ours alone are not redirected. What is found comes
+    // with a reference.
+    let ask = || unsafe {
+        State::owned(raw::xfrm_input_state_lookup(
+            net, mark.0, daddr, spi.0, proto.0, family,
+        ))
+    };
+    let mut found = ask();
+    if let Some(old) = found.take_if(|state| lineage::is_kept(state)) {
+        // This CPU waited for the tables when it was replaced, and then put it into its cache.
+        // SAFETY: The caller keeps the namespace.
+        unsafe { old.leave_caches() };
+        found = ask();
+    }
+    // SAFETY: As above.
+    let (net, daddr) = unsafe {
         let size = if family == uapi::AF_INET6 { 16 } else { 4 };
         let daddr = slice::from_raw_parts(daddr.cast(), size);
-        (
-            Namespace::from_raw(net),
-            daddr,
-            NonNull::new(found.cast::<State>()),
-        )
+        (Namespace::from_raw(net), daddr)
     };
     let mut id = Id {
         spi: spi.0.to_ne_bytes(),
@@ -372,23 +389,18 @@ unsafe extern "C" fn lookup(
     };
     id.daddr.0[..daddr.len()].copy_from_slice(daddr);
 
-    pass.target()
-        .0
-        .with(net, |work| match found {
-            Some(state) => {
-                // SAFETY: It has the reference.
-                let state = unsafe { state.as_ref() };
-                if state.is_younger(work.grace_secs()) {
-                    // It may have been found just before it was replaced.
-                    let other = |old: &State| !ptr::eq(old, state);
-                    work.old_addresses().give_up(&id, state.mark(), other);
-                }
-                found
+    let found = pass.target().0.with(net, |work| match found {
+        Some(state) => {
+            if state.is_younger(work.grace_secs()) {
+                // It may have been found just before it was replaced.
+                let other = |old: &State| !ptr::eq(old, &*state);
+                work.old_addresses().give_up(&id, state.mark(), other);
             }
-            None => {
-                let sa = work.old_addresses().find(&id, mark.0, work.grace());
-                sa.map(ARef::into_raw)
-            }
-        })
-        .map_or(ptr::null_mut(), |state| state.as_ptr().cast())
+            Some(state)
+        }
+        None => work.old_addresses().find(&id, mark.0, work.grace()),
+    });
+    found.map_or(ptr::null_mut(), |state| {
+        ARef::into_raw(state).as_ptr().cast()
+    })
 }
