@@ -14,9 +14,9 @@ import struct
 import time
 
 from lib import ike, ktap, xfrm
-from lib.handler import RUST, SOAK, mended
+from lib.handler import C, RUST, SOAK, chosen, mended
 from lib.hosts import V4, V4_MOVED, V6
-from lib.ike import MIGRATES, PATIENCE, PLAIN, Child, Daemon, Traffic, address, esp
+from lib.ike import BEST, MIGRATES, PATIENCE, PLAIN, Child, Daemon, Traffic, address, esp, prefers
 from lib.ktap import defect, equal, only, true
 from lib.xfrm import addr
 
@@ -61,7 +61,7 @@ def counters(sa):
 class Tunnels(contextlib.ExitStack):
     """Two hosts with a daemon each, of these roots, and these CHILD_SAs."""
 
-    def __init__(self, roots, children, connection="", ipv6=False):
+    def __init__(self, roots, children, connection="", ipv6=False, more=""):
         super().__init__()
         for root in roots:
             ike.need(root)
@@ -74,7 +74,7 @@ class Tunnels(contextlib.ExitStack):
             ns.route(f"10.{2 - side}.0.0/24", dev="v")
         # Who answers comes first.
         self.daemons = [self.enter_context(
-            Daemon(self.sides[side], side, roots[side], "", connection, children))
+            Daemon(self.sides[side], side, roots[side], more, connection, children))
             for side in (1, 0)][::-1]
         ktap.wait(lambda: all(len(esp(ns)) == 2 * len(children) for ns in self.sides),
                   "the CHILD_SAs", PATIENCE)
@@ -225,6 +225,54 @@ def there_and_back_beside_an_older_daemon():
     there_and_back((MIGRATES, PLAIN), KINDS)
 
 
+def moves(roots, count):
+    """A prefers one address, then the other one, and both stay up: counts of what is lost.
+    Prints them as a row of docs/strongswan.md."""
+    with Tunnels(roots, [GCM], more=BEST) as t:
+        t.talk()
+        ns = t.two.a, t.two.b
+        before = [side.counters() for side in ns]
+        with Traffic(t.two) as there, Traffic(t.two.back()) as back:
+            for n in range(count):
+                new = (V4, V4_MOVED)[(n + 1) % 2][0]
+                t.move(lambda new=new: prefers(t.two.a, new), [new, V4[1]])
+                there.flows("to the peer")
+                back.flows("from the peer")
+        a, b = ({name: now - old[name] for name, now in side.counters().items() if now != old[name]}
+                for side, old in zip(ns, before))
+        lost = [way.sent - len(way.got) - way.refused for way in (there, back)]
+        version = t.daemons[0].version()
+    none = a.pop("XfrmInNoStates", 0)
+    others = [", ".join(f"{name} {n}" for name, n in of.items()) or "none" for of in (a, b)]
+    cells = (version, chosen(), f"{there.sent} + {back.sent}", f"{there.refused} + {back.refused}",
+             *lost, none, *others)
+    print("#", *(f"| {cell}" for cell in cells), "|")
+    return lost, none, a, b
+
+
+def only_policies_lack(roots, count):
+    """What is lost beside the packets that find no SA the daemon has no policies for, for a moment."""
+    (to, back), none, a, b = moves(roots, count)
+    true(back <= none + sum(a.values()) and to <= sum(b.values()), f"what is lost is counted: {a}, {b}")
+    return none
+
+
+@only(RUST)
+def old_address_stays_up():
+    """What B sends there before it has heard of a move finds an SA, by ours."""
+    equal(only_policies_lack((MIGRATES, MIGRATES), 3), 0, "packets that find no SA")
+
+
+def ten_moves():
+    none = only_policies_lack((MIGRATES, MIGRATES), 10)
+    equal(none == 0, chosen() == RUST, f"{none} packets that find no SA")
+
+
+@only(C)
+def ten_moves_of_an_older_daemon():
+    only_policies_lack((PLAIN, PLAIN), 10)
+
+
 def older_daemon_moves():
     there_and_back((PLAIN, MIGRATES), KINDS)
 
@@ -295,9 +343,9 @@ def killed_in_mid_move():
         t.talk(many(3))
 
 
-SHORT = [both_migrate, beside_an_older_daemon, ctr_beside_an_older_daemon]
+SHORT = [both_migrate, old_address_stays_up, beside_an_older_daemon, ctr_beside_an_older_daemon]
 LONG = [there_and_back_beside_an_older_daemon, older_daemon_moves, encapsulation_is_forced,
-        another_family, peer_moves_too, fifty, killed_in_mid_move]
+        another_family, peer_moves_too, fifty, killed_in_mid_move, ten_moves, ten_moves_of_an_older_daemon]
 
 if __name__ == "__main__":
     if not SOAK:

@@ -40,6 +40,9 @@ charon {{
 }}
 """
 
+# Moves to another address though the one that it has is still there.
+BEST = "prefer_best_path = yes"
+
 CONNECTION = """
 connections {{
     tunnel {{
@@ -243,6 +246,12 @@ def address(ns, verb, text):
     with ns.inside():
         subprocess.run(["ip", "address", verb, f"{text}/{120 if ':' in text else 24}", "dev", "v"]
                        + ["nodad"] * (":" in text and verb == "add"), check=True)
+
+
+def prefers(ns, text):
+    """A's route to B names this one of its addresses: a daemon with BEST moves there."""
+    with ns.inside():
+        subprocess.run(["ip", "route", "replace", f"{V4[1]}/32", "dev", "v", "src", text], check=True)
 
 
 @contextlib.contextmanager
