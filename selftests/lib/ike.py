@@ -92,6 +92,7 @@ class Child:
     esp: str = "aes128gcm16-x25519"
     more: str = ""
     mark: int = 0           # of its datagrams
+    if_id: int = 0          # of the device that leads to it
     start: bool = False     # A begins it at once
 
     PORT = 7778
@@ -102,8 +103,14 @@ class Child:
     def text(self, side):
         ends = [f"{self.end(s)}/32" if self.number else f"dynamic[17/{self.PORT}]"
                 for s in (side, 1 - side)]
-        more = self.more + ("\nstart_action = start" if self.start and not side else "")
+        more = self.more + f"\nif_id_in = {self.if_id}\nif_id_out = {self.if_id}" * bool(self.if_id)
+        more += ("\nstart_action = start" if self.start and not side else "")
         return CHILD.format(name=self.name, local=ends[0], remote=ends[1], esp=self.esp, more=more)
+
+
+    def sas(self):
+        """How many a host has."""
+        return 4 if "ipcomp" in self.more else 2
 
 
 TUNNEL = Child()
@@ -181,8 +188,8 @@ class Daemon(contextlib.ExitStack):
 
 
 def esp(ns):
-    """The SAs with keys; the kernel has others, while it waits for one."""
-    return [sa for sa in ns.xfrm.all() if "ALG_AEAD" in sa or "ALG_CRYPT" in sa]
+    """The SAs with keys or a compression; the kernel has others, while it waits for one."""
+    return [sa for sa in ns.xfrm.all() if {"ALG_AEAD", "ALG_CRYPT", "ALG_COMP"} & set(sa)]
 
 
 class Traffic:
