@@ -382,7 +382,8 @@ def move_while_rekeying():
         t.ends = [V4_MOVED[0], V4[1]]
         want = {frozenset(map(addr, t.ends))}
         for ns in t.sides:
-            ktap.wait(lambda ns=ns: between(esp(ns)) == want and old.isdisjoint(by_spi(ns)), "new SAs at the new address, no old ones", PATIENCE)
+            ktap.wait(lambda ns=ns: between(esp(ns)) == want and old.isdisjoint(by_spi(ns)),
+                      "new SAs at the new address, no old ones", PATIENCE)
             equal(len(esp(ns)), 2, "SAs")
         for daemon, start, spis in zip(t.daemons, starts, kept):
             log = daemon.log(start)
