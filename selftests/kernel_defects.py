@@ -10,7 +10,7 @@ import struct
 
 from lib import hosts, ktap, xfrm
 from lib.handler import C
-from lib.hosts import PORT, V4, Hosts
+from lib.hosts import PORT, V4, V6, Hosts
 from lib.ktap import defect, equal
 from lib.xfrm import SA
 
@@ -96,7 +96,60 @@ def segments_of_a_guest():
               [len(seen)] * 2, "different sequence numbers, different IVs")
 
 
+SOL_UDP, UDP_SEGMENT = 17, 103
+
+
+def burst_and_one(two, family=socket.AF_INET6):
+    """Some segments that leave in one piece, and one packet after them."""
+    src, dst = two.talk
+    with two.a.inside():
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+    with sock:
+        sock.bind((src, 0))
+        sock.setsockopt(SOL_UDP, UDP_SEGMENT, SEGMENT)
+        sock.sendto(bytes(SEGMENTS * SEGMENT), (dst, PORT))
+        sock.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
+        sock.sendto(bytes(SEGMENT), (dst, PORT))
+
+
+def numbers_and_ivs(two, sa, **more):
+    """[(number, IV)] of such packets."""
+    two.sa(sa, xfrm.AF_INET6, **more)
+    tap, seen = two.tap(two.b), []
+    burst_and_one(two)
+    ktap.wait(lambda: seen.extend(map(hosts.esp, hosts.frames(tap))) or len(seen) == SEGMENTS + 1,
+              "all segments are on the wire")
+    return [(number, body[:8].hex()) for number, body in seen]
+
+
+@defect(37)
+def segments_and_the_packet_after_them():
+    """Each has an IV that no other packet has, over IPv6."""
+    with Hosts() as two:
+        seen = numbers_and_ivs(two, SA(*V6, 0x1000))
+        numbers, ivs = zip(*seen)
+        equal(numbers, tuple(range(1, len(seen) + 1)), "numbers")
+        equal(len(set(ivs)), len(ivs), "different IVs")
+
+
+@defect(36)
+def last_segment_before_2_32():
+    """It is decrypted: numbers are extended, and its upper half is still 0."""
+    with Hosts() as two:
+        last = 0xffffffff
+        numbers_and_ivs(two, SA(*V6, 0x1000, flags=xfrm.FLAG_ESN),
+                        more_out={"REPLAY_ESN_VAL": xfrm.esn(0, 0, oseq=last - SEGMENTS)},
+                        more_in={"REPLAY_ESN_VAL": xfrm.esn(64, 2, seq=last - SEGMENTS)})
+
+        def seen():
+            sa = two.dumps()[1]
+            return (sa["cur.packets"], sa["stats.integrity"])
+        ktap.wait(lambda: sum(seen()) == SEGMENTS + 1, "all are judged")
+        equal(seen(), (SEGMENTS + 1, 0), "packets received, packets that are not genuine")
+
+
 if __name__ == "__main__":
     ktap.main([first_packet_of_a_bitmap_window, first_packet_of_an_extended_window,
-               segments_of_a_guest],
+               segments_of_a_guest, segments_and_the_packet_after_them,
+               last_segment_before_2_32],
               handlers=(C,))
