@@ -7,7 +7,7 @@ FLAVOUR ?= test
 # make fuzz SEED=N: the same requests again. Else each run has its own.
 SEED ?= $(shell date +%s)
 
-.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist vm demo test test-arm64 soak fixed bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
+.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist deb vm demo test test-arm64 test-deb soak fixed bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
 .DEFAULT_GOAL := $(if $(KDIR),kdir,help)
 
 kdir:
@@ -30,6 +30,7 @@ help:
 	@echo 'make module        build the module for that kernel'
 	@echo 'make cli           build the command xfrm-next'
 	@echo 'make dist          build/xfrm-next-VERSION.tar.gz of what is committed'
+	@echo 'make deb           packages for Debian 13 in build/: xfrm-next-dkms, xfrm-next; make test-deb: try them'
 	@echo 'make vm            a shell in that kernel'
 	@echo 'make fuzz          random requests to both handlers until an answer differs; SEED=N: these again'
 	@echo 'make fuzz-host     fuzz the logic of the module on this host; SECONDS=60: for how long'
@@ -69,6 +70,9 @@ cli:
 dist:
 	@scripts/dist
 
+deb:
+	@scripts/deb
+
 vm: cli
 	@scripts/vm --kernel $(FLAVOUR)
 
@@ -80,6 +84,9 @@ test:
 
 test-arm64:
 	@scripts/test test-arm64
+
+test-deb:
+	@scripts/test-deb
 
 soak:
 	@scripts/soak $(HOURS)

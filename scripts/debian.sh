@@ -95,6 +95,19 @@ in_root() { # ROOT COMMAND...
 		--setenv ARCH "$ARCH" "${cross[@]}" -- "${@:2}"
 }
 
+# Brings the crates that Cargo.lock names into the cache, for builds in a root, and
+# prints their directory. The caller holds the lock "cargo".
+vendored() {
+	local vendor
+	vendor=$cache/vendor-$(digest <"$repo/tools/Cargo.lock")
+	if [[ ! -d $vendor ]]; then
+		rm -rf "$vendor.new"
+		cargo vendor --quiet --locked --versioned-dirs --manifest-path "$repo/tools/Cargo.toml" "$vendor.new" >/dev/null
+		mv "$vendor.new" "$vendor"
+	fi
+	echo "$vendor"
+}
+
 # Sets virtiofsd: how to run the server of a VM's file system that is in a root of
 # scripts/root, with the libraries there.
 virtiofsd_of() { # ROOT

@@ -250,6 +250,7 @@ fn one_version() {
     let newest = newest.unwrap().split([',', ' ']).next();
     assert_eq!(newest, Some(VERSION));
     assert!(page().contains(&format!("\n.Os xfrm-next {VERSION}\n")));
+    assert!(file("../debian/changelog").starts_with(&format!("xfrm-next ({VERSION}) ")));
 }
 
 #[test]
