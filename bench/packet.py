@@ -6,15 +6,16 @@
 
 A datagram goes from A to B through an SA, all on one CPU: sent, encrypted,
 received, decrypted. Inbound: only the latter two, of ESP frames that A had sent
-before.
+before; also while other SAs are found at old addresses, and at the SA's own old address.
 """
 
 import socket
+import time
 
 import measure
 from lib import xfrm
-from lib.hosts import V4, Hosts, frames
-from lib.xfrm import SA
+from lib.hosts import V4, V4_MOVED, Hosts, frames
+from lib.xfrm import SA, migrate
 
 COUNT, SIZES = 100, {"transport": (xfrm.TRANSPORT, 64), "tunnel": (xfrm.TUNNEL, 1200)}
 
@@ -31,8 +32,8 @@ class Packets:
         with measure.Stopwatch(self.sender, self.receiver) as watch:
             return [watch.send(self.sent)[0] for _ in range(COUNT)]
 
-    def inbound(self):
-        """B gets what A has sent before, for an SA that was as it is now again."""
+    def inbound(self, late=False):
+        """B gets what A has sent before, for an SA that was as it is now again, or has moved."""
         before = self.two.b.xfrm.get(self.two.in_)
         tap = self.two.tap(self.two.b)
         tap.setsockopt(socket.SOL_SOCKET, measure.SO_RCVBUFFORCE, 1 << 22)
@@ -42,9 +43,34 @@ class Packets:
         seen = frames(tap)
         tap.close()
         assert len(seen) == COUNT
+        if late:
+            self.move(V4_MOVED[1])
         self.two.b.xfrm.set_ae(self.two.in_, [("REPLAY_VAL", before["REPLAY_VAL"])])
         with self.two.tap(self.two.a) as wire, measure.Stopwatch(wire, self.receiver) as watch:
-            return [watch.send(frame)[0] for frame in seen]
+            costs = [watch.send(frame)[0] for frame in seen]
+        if late:
+            self.move(V4[1])
+        return costs
+
+    def move(self, dst):
+        """B's SA moves to this address."""
+        self.two.b.xfrm.must(xfrm.MIGRATE_STATE, migrate(self.two.in_, dst=dst).pack())
+        self.two.in_ = self.two.in_.but(dst=dst)
+
+    def beside(self):
+        """While another SA is found at an old address."""
+        self.two.b.sysctl("xfrm_next/migrate_grace", 60_000)
+        # Longer than that its own SA has been there.
+        time.sleep(62)
+        other = self.two.b.xfrm.new(SA(*V4, 0x2001))
+        self.two.b.xfrm.must(xfrm.MIGRATE_STATE, migrate(other, dst=V4_MOVED[1]).pack())
+        costs = self.inbound()
+        self.two.b.xfrm.delete(other.but(dst=V4_MOVED[1]))
+        return costs
+
+    def late(self):
+        """At the address that B's SA has left."""
+        return self.inbound(late=True)
 
 
 def main():
@@ -55,7 +81,10 @@ def main():
             packets = Packets(two, size)
 
             def by(who):
-                for op in packets.both, packets.inbound:
+                ops = [packets.both, packets.inbound]
+                if who == measure.RUST:
+                    ops += packets.beside, packets.late
+                for op in ops:
                     measure.result(op(), bench="packet", op=op.__name__, who=who, kind=mode,
                                    size=size)
             measure.each_handler(by)

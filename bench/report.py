@@ -289,11 +289,19 @@ def shared(report):
                            for n, chain in columns)) for text, who, scope in kinds])
 
 
+def packet_pairs(results):
+    """(Without the module, with it, what is done)."""
+    for ours in results.where("packet", who=RUST):
+        op = "both" if ours["op"] == "both" else "inbound"
+        yield results.one("packet", who=C, op=op, kind=ours["kind"]), ours, ours["op"]
+
+
 def packets(report):
     results, rows = report.results, []
-    for r in results.where("packet", who=C):
-        ours = results.one("packet", who=RUST, op=r["op"], kind=r["kind"])
-        way = {"both": "sent and received", "inbound": "received"}[r["op"]]
+    for r, ours, op in packet_pairs(results):
+        way = {"both": "sent and received", "inbound": "received", "beside":
+               "received while another SA is found at an old address",
+               "late": "received at an old address"}[op]
         rows.append((f"{r['kind']}, {r['size']} bytes, {way}", spread(r), spread(ours),
                      f"{ours['median'] - r['median']:+}",
                      f"{100 * (ours['median'] / r['median'] - 1):+.2f} %"))
@@ -385,10 +393,15 @@ def goals(report):
         goal("an SPI that all SAs have, most to fewest, in the worst scope and place",
              max(shared_[scope, chain, most] / shared_[scope, chain, fewest]
                  for scope, chain, n in shared_ if n == most), 1.1)
-    packets = [results.one("packet", who=RUST, op=r["op"], kind=r["kind"])["median"] / r["median"]
-               for r in results.where("packet", who=C)]
+    packets = list(packet_pairs(results))
     if packets:
-        goal("a packet, with the module to without", max(packets), 1.01)
+        goal("a packet, with the module to without",
+             max(ours["median"] / c["median"] for c, ours, op in packets if op != "late"), 1.01)
+    for _, ours, op in packets:
+        if op == "late":
+            new = results.one("packet", who=RUST, op="beside", kind=ours["kind"])
+            goal(f"a packet of {ours['size']} bytes at an old address to one at the new",
+                 ours["median"] / new["median"], 1.05)
     for r in results.where("resolve", op="resolve"):
         goal(f"resolution, {r['kind']}", r["max"], RESOLUTION[0].get(r["kind"], RESOLUTION[1]), "")
     report.table("Goals: the worst of what was measured", ["", "measured", "goal", "met"], rows)
@@ -439,7 +452,10 @@ timer of a second for each new SA, ours only where there are limits of time."""
 PACKETS = """## Per packet
 
 All on one CPU, and without a queue: from `send()` to `recv()` in another network namespace; or
-received only, of frames that had been sent before."""
+received only, of frames that had been sent before. While SAs are found at old addresses, a packet
+pays nothing for it unless the last bits of its SPI are those of one of them; then about 250
+instructions, and 110 more while its own SA is younger than `migrate_grace`. One that is found
+at an old address pays about 950."""
 
 HANDLES = """## The handle of an SA on a device
 

@@ -22,7 +22,7 @@ from lib.xfrm import DIR_IN, SA
 
 HERE, OTHER = "192.0.2.1", "192.0.2.9"
 COUNT, FEW = 40, 3
-WIDE, NARROW = (0x100000, 0xfffffff), (0x10000, 0x100ff)
+WIDE, NARROW = (0x100000, 0xfffffff), (0x10000000, 0x100000ff)
 FULL = 0x100, 0x1ff         # has the SPIs of the first 256 SAs
 SHARED = 0x1000
 

@@ -19,7 +19,8 @@ LINK1_V6 = "2001:db8::1", "2001:db8::2"
 INNER = "10.1.0.1", "10.2.0.1"
 SPIS = 0x1001, 0x1002           # left to right, right to left
 KEYS = "0x" + "11" * 20, "0x" + "22" * 20
-INTERVAL = 0.01
+INTERVAL = 0.001                # an emulated machine needs longer
+SETTLE = 0.1                    # for what is under way
 BEFORE, AFTER = 1.5, 0.5        # seconds of traffic around a move
 PATIENCE = 20                   # for what the commands do
 REPLAYS = 20
@@ -138,7 +139,7 @@ class Traffic:
 
     def stop(self):
         """Receives what is under way, and counts."""
-        time.sleep(10 * INTERVAL)
+        time.sleep(SETTLE)
         self.receive()
         return {name: stream.count() for name, (stream, _) in self.ways.items()}
 
@@ -158,7 +159,7 @@ class Traffic:
         attacker.bind((to[0], 0))
         for packet in old:
             attacker.sendto(packet, (to[1], 0))
-        time.sleep(10 * INTERVAL)
+        time.sleep(SETTLE)
         stream.receive()
         return len(old), sum(n in before for n in stream.got[len(before):])
 

@@ -36,6 +36,7 @@ struct xfrm_user_sec_ctx;
 
 /* ftrace */
 unsigned long xfrm_next_ftrace_first_argument(struct ftrace_regs *fregs);
+unsigned long xfrm_next_ftrace_fourth_argument(struct ftrace_regs *fregs);
 bool xfrm_next_is_ours(unsigned long address);
 void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip);
 void xfrm_next_synchronize_rcu_tasks(void);

@@ -83,6 +83,11 @@ unsigned long xfrm_next_ftrace_first_argument(struct ftrace_regs *fregs)
 	return ftrace_regs_get_argument(fregs, 0);
 }
 
+unsigned long xfrm_next_ftrace_fourth_argument(struct ftrace_regs *fregs)
+{
+	return ftrace_regs_get_argument(fregs, 3);
+}
+
 bool xfrm_next_is_ours(unsigned long address)
 {
 	return within_module(address, THIS_MODULE);

@@ -132,3 +132,16 @@ step() { # TEXT COMMAND...
 	sed -n "$((line > 5 ? line - 5 : 1)),$((line + 25))p" "$log" >&2
 	die "$text failed; the lines around the first error are above, all of them in $log"
 }
+
+patches_in() { # DIR: without the cover letter
+	printf '%s\n' "$1"/*.patch | grep -v /0000-
+}
+
+# Sets patches to those of all series for upstream, in their order.
+upstream_patches() {
+	local series
+	patches=()
+	while read -r series; do
+		mapfile -t -O "${#patches[@]}" patches < <(patches_in "$repo/patches/upstream/$series")
+	done < <(sed '/^#/d' "$repo/patches/upstream/series")
+}

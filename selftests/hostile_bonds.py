@@ -236,6 +236,7 @@ def shown_with_many():
     """RTNL isn't held for all of them at once."""
     prepare()
     with handler.module(), Netns() as ns, Probe("rtnl_lock", one="\\1") as taken:
+        bond.needs_lag()
         for n in range(BONDS):
             make(ns, f"b{n}")
         taken.calls()
@@ -299,6 +300,7 @@ def memory_is_the_maker_s():
     that is asked for with this flag."""
     prepare()
     with handler.module(), Netns() as ns:
+        bond.needs_lag()
         # What is kept for a driver stays, however many bonds it has.
         make(ns, "first")
         with Allocations() as asked:

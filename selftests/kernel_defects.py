@@ -10,7 +10,7 @@ import struct
 
 from lib import hosts, ktap, xfrm
 from lib.handler import C
-from lib.hosts import PORT, V4, Hosts
+from lib.hosts import PORT, V4, V6, Hosts
 from lib.ktap import defect, equal
 from lib.xfrm import SA
 
@@ -96,7 +96,53 @@ def segments_of_a_guest():
               [len(seen)] * 2, "different sequence numbers, different IVs")
 
 
+def stream(two, sa, **more):
+    """[(number, IV)] of what TCP sends: GSO packets, and others after them."""
+    two.sa(sa, xfrm.AF_INET6, **more)
+    tap, (src, dst) = two.tap(two.b), two.talk
+    tcp = xfrm.Selector(family=xfrm.AF_INET6, proto=socket.IPPROTO_TCP, dport=PORT, dmask=0xffff)
+    two.a.xfrm.policy(xfrm.POLICY_OUT, tcp, sa, False, True)
+    with two.b.inside():
+        server = socket.create_server((dst, PORT), family=socket.AF_INET6)
+    with two.a.inside():
+        client = socket.create_connection((dst, PORT), 5, (src, 0))
+    with server, client:
+        receiver, _ = server.accept()
+        with receiver:
+            receiver.settimeout(5)
+            for size in (SEGMENTS * SEGMENT * 4, 1) * 2:
+                client.sendall(bytes(size))
+                left = size
+                while left:
+                    left -= len(receiver.recv(left))
+    return [(number, body[:8].hex()) for number, body in
+            (hosts.esp(frame) for frame in hosts.frames(tap)
+             if hosts.outermost(frame)[0] == xfrm.ESP)]
+
+
+@defect(37)
+def segments_and_the_packet_after_them():
+    """Each has an IV that no other packet has, over IPv6."""
+    with Hosts() as two:
+        seen = stream(two, SA(*V6, 0x1000))
+        equal(len({iv for _, iv in seen}), len({number for number, _ in seen}),
+              "different IVs, as many as numbers")
+
+
+@defect(36)
+def last_segment_before_2_32():
+    """It is decrypted: numbers are extended, and its upper half is still 0."""
+    with Hosts() as two:
+        # After SYN and ACK, it is the second of those that are cut of one packet.
+        start = 0xffffffff - 4
+        stream(two, SA(*V6, 0x1000, flags=xfrm.FLAG_ESN),
+               more_out={"REPLAY_ESN_VAL": xfrm.esn(0, 0, oseq=start)},
+               more_in={"REPLAY_ESN_VAL": xfrm.esn(64, 2, seq=start)})
+        equal(two.dumps()[1]["stats.integrity_failed"], 0, "packets that are not genuine")
+
+
 if __name__ == "__main__":
     ktap.main([first_packet_of_a_bitmap_window, first_packet_of_an_extended_window,
-               segments_of_a_guest],
+               segments_of_a_guest, segments_and_the_packet_after_them,
+               last_segment_before_2_32],
               handlers=(C,))

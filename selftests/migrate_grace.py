@@ -60,14 +60,18 @@ class Moved(Hosts):
 
     def away(self, **request):
         """It moves to B's other address, of the same family."""
+        if self.first.sel.plen_d:
+            request["flags"] = xfrm.UPDATE_H2H_SEL
         self.move(self.first.src, (V6_MOVED if ":" in self.first.dst else V4_MOVED)[1], **request)
 
     def hear(self, dst=None):
         """A's SA follows, or goes to an address where B's was, and the policies."""
         ends = {"src": self.in_.src, "dst": dst or self.in_.dst}
+        if self.first.sel.plen_d:
+            ends["flags"] = xfrm.UPDATE_H2H_SEL
         reply = self.a.xfrm.migrate(migrate(self.out, **ends))
         equal(reply.errno, 0, f"migration ({reply.text})")
-        self.out = self.out.but(**ends)
+        self.out = self.out.but(src=self.in_.src, dst=ends["dst"])
         self.outer = self.out.src, self.out.dst
         if self.inner:
             self.policies(self.out, update=True)
@@ -129,6 +133,7 @@ KINDS = [
     late("tunnel_of_ipv6", inner=xfrm.AF_INET6),
     late("ipv6_tunnel", SA(*V6, SPI, mode=xfrm.TUNNEL)),
     late("transport", SA(*V4, SPI)),
+    late("host_to_host", SA(*V4, SPI, sel=xfrm.host(*V4[::-1]))),
     late("ipv6_transport", SA(*V6, SPI), xfrm.AF_INET6),
     late("beet", SA(*V4, SPI, mode=xfrm.BEET)),
     late("authentication_header", SA(*V4, SPI, proto=xfrm.AH, mode=xfrm.TUNNEL, attrs=HMAC)),

@@ -146,6 +146,12 @@ impl Arguments<'_> {
         // SAFETY: By the type invariant; a `Prototype` has a first argument.
         unsafe { raw::xfrm_next_ftrace_first_argument(self.registers) as *mut T }
     }
+
+    /// Returns the fourth argument, which has to be of 32 bits; any value if there is none.
+    pub(crate) fn fourth(&self) -> u32 {
+        // SAFETY: By the type invariant. What is above may be anything.
+        unsafe { raw::xfrm_next_ftrace_fourth_argument(self.registers) as u32 }
+    }
 }
 
 /// What [`Redirect`]s are made with, and needed only then.

@@ -49,6 +49,8 @@ pub mod attr {
 
 /// `AF_UNSPEC`.
 pub const AF_UNSPEC: u16 = 0;
+/// `XFRM_MODE_TRANSPORT`.
+pub const MODE_TRANSPORT: u8 = 0;
 /// `XFRM_MODE_TUNNEL`.
 pub const MODE_TUNNEL: u8 = 1;
 /// `AF_INET`.

@@ -355,7 +355,13 @@ def prepare(module=True):
     nsim.prepare()
     if not os.path.isdir("/sys/module/bonding"):
         subprocess.run(["modprobe", "bonding", "max_bonds=0"], check=False, capture_output=True)
-    if module and not os.path.exists(nsim.DEBUG + "/xfrm_next/lag"):
+    if module:
+        needs_lag()
+
+
+def needs_lag():
+    """Skips what the module can't do in a kernel without patches/."""
+    if not os.path.exists(nsim.DEBUG + "/xfrm_next/lag"):
         raise ktap.Skip("the module has no LAG offload for this kernel")
 
 

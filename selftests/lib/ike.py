@@ -40,6 +40,9 @@ charon {{
 }}
 """
 
+# Moves to another address though the one that it has is still there.
+BEST = "prefer_best_path = yes"
+
 CONNECTION = """
 connections {{
     tunnel {{
@@ -89,6 +92,7 @@ class Child:
     esp: str = "aes128gcm16-x25519"
     more: str = ""
     mark: int = 0           # of its datagrams
+    if_id: int = 0          # of the device that leads to it
     start: bool = False     # A begins it at once
 
     PORT = 7778
@@ -99,8 +103,14 @@ class Child:
     def text(self, side):
         ends = [f"{self.end(s)}/32" if self.number else f"dynamic[17/{self.PORT}]"
                 for s in (side, 1 - side)]
-        more = self.more + ("\nstart_action = start" if self.start and not side else "")
+        more = self.more + f"\nif_id_in = {self.if_id}\nif_id_out = {self.if_id}" * bool(self.if_id)
+        more += ("\nstart_action = start" if self.start and not side else "")
         return CHILD.format(name=self.name, local=ends[0], remote=ends[1], esp=self.esp, more=more)
+
+
+    def sas(self):
+        """How many a host has."""
+        return 4 if "ipcomp" in self.more else 2
 
 
 TUNNEL = Child()
@@ -178,8 +188,8 @@ class Daemon(contextlib.ExitStack):
 
 
 def esp(ns):
-    """The SAs with keys; the kernel has others, while it waits for one."""
-    return [sa for sa in ns.xfrm.all() if "ALG_AEAD" in sa or "ALG_CRYPT" in sa]
+    """The SAs with keys or a compression; the kernel has others, while it waits for one."""
+    return [sa for sa in ns.xfrm.all() if {"ALG_AEAD", "ALG_CRYPT", "ALG_COMP"} & set(sa)]
 
 
 class Traffic:
@@ -243,6 +253,12 @@ def address(ns, verb, text):
     with ns.inside():
         subprocess.run(["ip", "address", verb, f"{text}/{120 if ':' in text else 24}", "dev", "v"]
                        + ["nodad"] * (":" in text and verb == "add"), check=True)
+
+
+def prefers(ns, text):
+    """A's route to B names this one of its addresses: a daemon with BEST moves there."""
+    with ns.inside():
+        subprocess.run(["ip", "route", "replace", f"{V4[1]}/32", "dev", "v", "src", text], check=True)
 
 
 @contextlib.contextmanager

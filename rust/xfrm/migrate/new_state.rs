@@ -187,7 +187,7 @@ impl<'a> NewState<'a> {
     /// to be asked for anew.
     fn switch(mut self, deferred: &Deferred<'_>) -> Result<(ARef<State>, bool)> {
         let found = deferred.grace() != 0 && self.old.dir() != uapi::SA_DIR_OUT && self.leaves();
-        let _expected = found.then(|| deferred.expect());
+        let _expected = found.then(|| deferred.expect(self.old));
         if found {
             self.room.add_address(self.old)?;
         }

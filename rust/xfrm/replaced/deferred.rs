@@ -109,16 +109,16 @@ impl<'net> Deferred<'net> {
         self.grace.get() as u32 / 1000 + 1
     }
 
-    /// Has packets look for SAs at old addresses until what is returned is dropped, also if there
-    /// are none yet. Any context.
-    pub(in crate::xfrm) fn expect(&self) -> Expected<'_> {
-        self.old_addresses.expect()
+    /// Has packets look for an SA at old addresses until what is returned is dropped, also if it
+    /// isn't there yet. Any context.
+    pub(in crate::xfrm) fn expect<'a>(&'a self, state: &'a State) -> Expected<'a> {
+        self.old_addresses.expect(state)
     }
 
     /// Lets the SA be found no more that was where `new` is now, unless that has replaced it
     /// just now.
     pub(in crate::xfrm) fn give_up(&self, new: &State, replaced: &State) {
-        if !self.old_addresses.is_empty() {
+        if self.old_addresses.may_have(|| new.spi()) {
             let other = |old: &State| !ptr::eq(old, replaced);
             self.old_addresses.give_up(&new.id(), new.mark(), other);
         }

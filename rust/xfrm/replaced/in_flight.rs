@@ -24,7 +24,7 @@ use super::{
 use crate::{
     raw,
     redirect::{Arguments, Be32, Gate, Target},
-    xfrm::State,
+    xfrm::{uapi, State},
 };
 use core::slice;
 use kernel::{error::to_result, ffi::c_int, prelude::*};
@@ -52,7 +52,8 @@ unsafe fn with_newest(
 /// The caller goes on with `x`, which its bottom half keeps in memory: it is freed after a grace
 /// period. But a mode of the SA's own (IP-TFS) may hand over packets by `xfrm_input()` anew, which
 /// takes the family from the SA named here, and so how to read the tunnel they came by (vti):
-/// there `x` stays if the family differs.
+/// there `x` stays if the family differs. So it does in transport mode if the selector does: it is
+/// compared with the packet's own addresses, which are those that `x` had.
 ///
 /// # Safety
 ///
@@ -60,7 +61,12 @@ unsafe fn with_newest(
 unsafe fn name(x: *mut raw::xfrm_state, new: *mut raw::xfrm_state, skb: *mut raw::sk_buff) {
     // SAFETY: The caller promises it. `x` has a reference as it is kept, beside that of the packet.
     unsafe {
-        if !(*x).mode_cbs.is_null() && (*x).props.family != (*new).props.family {
+        let (old, newest) = (State::from_raw(x), State::from_raw(new));
+        let stays = match old.mode() {
+            uapi::MODE_TRANSPORT => old.selector() != newest.selector(),
+            _ => !(*x).mode_cbs.is_null() && (*x).props.family != (*new).props.family,
+        };
+        if stays {
             return;
         }
         let Some(sp) = raw::xfrm_next_skb_sec_path(skb).as_mut() else {
@@ -165,8 +171,11 @@ unsafe fn ask(
             return question(&mut window, number);
         }
         let extended = has_extended_numbers(x);
-        // It was decrypted as another packet than it would be now.
-        if extended && hi != u32::from_be((*raw::xfrm_next_skb_cb(skb)).seq.input.hi) {
+        // It was decrypted as another packet than it would be now; or as one before the first.
+        if extended
+            && (hi != u32::from_be((*raw::xfrm_next_skb_cb(skb)).seq.input.hi)
+                || hi == u32::MAX && (*esn).seq_hi == 0)
+        {
             return Verdict::Outside;
         }
         // Without ESN, nobody looks at what user space may have set there.

@@ -144,10 +144,13 @@ impl Lineage {
             let newest = self.newest()?;
             // SAFETY: The caller promises it.
             let _locked = unsafe { newest.lock_nested() };
-            // Else it has been replaced in this very moment; the next one can't be before
-            // another whole request.
+            if newest.is_valid() && !is_kept(&newest) {
+                return Some(f(&newest));
+            }
+            // Else it has been replaced in this very moment, and maybe ended; the next one can't
+            // be before another whole request.
             if self.is_newest(&newest) {
-                return newest.is_valid().then(|| f(&newest));
+                return None;
             }
         }
     }
@@ -229,11 +232,14 @@ impl Lineage {
     }
 }
 
-/// Returns the newest of the line of an SA that has been kept for less than `grace`, if it is
-/// valid. From then on the SA refuses, before it decrypts them, the packets that the newest has
-/// received until now. Takes the locks of both. What it returns once it returns always: `None`
-/// is for good, unless `grace` grows.
-pub(super) fn follow(state: &State, grace: Jiffies) -> Option<ARef<State>> {
+/// Calls `f` with the newest of the line of an SA that has been kept for less than `grace`, if it
+/// is valid; else it never will be again, unless `grace` grows. From then on the SA refuses, before
+/// it decrypts them, the packets that the newest has received until now. Takes the locks of both.
+pub(super) fn follow<R>(
+    state: &State,
+    grace: Jiffies,
+    f: impl FnOnce(&ARef<State>) -> R,
+) -> Option<R> {
     let _locked = state.lock();
     if !is_kept(state) || age(state) >= grace {
         return None;
@@ -243,7 +249,7 @@ pub(super) fn follow(state: &State, grace: Jiffies) -> Option<ARef<State>> {
         of(state)?.with_newest(|newest| {
             copy_window(state.as_ptr(), newest.as_ptr());
             hand_over_stats(state.as_ptr(), newest.as_ptr());
-            newest.clone()
+            f(newest)
         })
     }
 }

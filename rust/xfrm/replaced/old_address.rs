@@ -19,6 +19,7 @@ use crate::{
     },
 };
 use core::{
+    array,
     ptr::{self, NonNull},
     slice,
 };
@@ -37,24 +38,28 @@ use kernel::{
 
 /// How many SAs are looked at that have the same destination and SPI, or seem to.
 const LOOKS: usize = 64;
+/// By so many kinds of SPIs packets are told apart that needn't look here.
+const KINDS: usize = 128;
 
-/// By what an SA is found: most of its id, and where it is in memory.
+/// By what an SA is found: most of its id, where it is in memory, and as what.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     id: u64,
     state: usize,
+    answers: Answers,
 }
 
 impl Key {
     /// The first that SAs with this id may have.
     fn first(id: &Id) -> Self {
-        let words = id.daddr.0.chunks_exact(4);
-        let words = words.map(|word| word.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte)));
-        let daddr = words.fold(0, |sum, word| sum ^ word);
+        let [low, high] =
+            [0, 8].map(|at| u64::from_ne_bytes(array::from_fn(|n| id.daddr.0[at + n])));
+        let daddr = (low ^ high ^ (low ^ high) >> 32) as u32;
         let spi = u32::from_be_bytes(id.spi) ^ u32::from(id.proto);
         Self {
             id: u64::from(spi) << 32 | u64::from(daddr),
             state: 0,
+            answers: Answers::Itself,
         }
     }
 }
@@ -70,7 +75,7 @@ struct Entry {
 }
 
 /// Who handles the packets for which a replaced SA is found.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Answers {
     /// The SA itself.
     Itself,
@@ -124,6 +129,7 @@ impl Entry {
     fn key(&self) -> Key {
         Key {
             state: self.state.addr().get(),
+            answers: self.answers,
             ..Key::first(&self.id())
         }
     }
@@ -146,8 +152,10 @@ impl Room {
 pub(super) struct OldAddresses {
     #[pin]
     tree: SpinLock<RBTree<Key, Entry>>,
-    /// How many. Written with the tree locked.
+    /// How many, or are expected.
     len: Atomic<usize>,
+    /// Of these, how many by the kind of their SPI.
+    of_kind: [Atomic<u32>; KINDS],
 }
 
 impl OldAddresses {
@@ -156,6 +164,7 @@ impl OldAddresses {
         pin_init!(Self {
             tree <- new_spinlock!(RBTree::new(), "xfrm_next_old_addresses"),
             len: Atomic::new(0),
+            of_kind: [const { Atomic::new(0) }; KINDS],
         })
     }
 
@@ -164,11 +173,31 @@ impl OldAddresses {
         self.len.load(ordering::Relaxed) == 0
     }
 
-    /// Has packets look here from now on, until what is returned is dropped: so that none looks
-    /// at the kernel's tables alone, just before an SA goes from there to here. Any context.
-    pub(super) fn expect(&self) -> Expected<'_> {
+    /// Whether there may be one for packets with this SPI. Any context.
+    pub(super) fn may_have(&self, spi: impl FnOnce() -> [u8; 4]) -> bool {
+        !self.is_empty() && self.kind(spi()).load(ordering::Relaxed) != 0
+    }
+
+    fn kind(&self, spi: [u8; 4]) -> &Atomic<u32> {
+        &self.of_kind[usize::from(spi[3]) % KINDS]
+    }
+
+    fn count_in(&self, spi: [u8; 4]) {
+        self.kind(spi).add(1, ordering::Relaxed);
         self.len.add(1, ordering::Relaxed);
-        Expected(self)
+    }
+
+    fn count_out(&self, spi: [u8; 4]) {
+        self.len.fetch_sub(1, ordering::Relaxed);
+        self.kind(spi).fetch_sub(1, ordering::Relaxed);
+    }
+
+    /// Has packets look here for this SA from now on, until what is returned is dropped: so that
+    /// none looks at the kernel's tables alone, just before it goes from there to here. Any
+    /// context.
+    pub(super) fn expect<'a>(&'a self, state: &'a State) -> Expected<'a> {
+        Entry::of(state).for_each(|entry| self.count_in(entry.id().spi));
+        Expected(self, state)
     }
 
     /// Lets an SA be found at its address, when it is found there in the kernel's tables no more.
@@ -183,7 +212,7 @@ impl OldAddresses {
         let mut tree = self.tree.lock();
         // INVARIANT: Whoever finds it there takes its lock first.
         for (entry, room) in Entry::of(state).zip(room.0.into_iter().flatten()) {
-            self.len.add(1, ordering::Relaxed);
+            self.count_in(entry.id().spi);
             // There is no such key: no other SA is in that memory.
             let _ = tree.insert(room.into_node(entry.key(), entry));
         }
@@ -199,19 +228,15 @@ impl OldAddresses {
         kept.set_found(false);
         for entry in Entry::of(kept.state()) {
             // Another SA may have its place already.
-            let node = tree.remove_node(&entry.key());
-            self.count_out(node.is_some());
+            if tree.remove_node(&entry.key()).is_some() {
+                self.count_out(entry.id().spi);
+            }
         }
     }
 
-    fn count_out(&self, removed: bool) {
-        self.len.fetch_sub(usize::from(removed), ordering::Relaxed);
-    }
-
     /// Returns the SA for packets with this id and `mark`, if one is found that has been replaced
-    /// for less than `grace`.
+    /// for less than `grace`. Bottom halves must be off.
     fn find(&self, id: &Id, mark: u32, grace: Jiffies) -> Option<ARef<State>> {
-        let _off = bh::off();
         for _ in 0..LOOKS {
             let (old, answers, key): (ARef<State>, _, _) = {
                 let mut tree = self.tree.lock();
@@ -219,42 +244,52 @@ impl OldAddresses {
                 let (key, entry) = place.current();
                 (entry.state().into(), entry.answers, *key)
             };
-            if let Some(newest) = lineage::follow(&old, grace) {
-                return match answers {
-                    Answers::Itself => Some(old),
-                    // The caller has a packet of this family.
-                    Answers::Tunnel => newest.tunnel().filter(|t| t.id().family == id.family),
-                };
+            let newest = |newest: &ARef<State>| match answers {
+                Answers::Itself => None,
+                Answers::Tunnel => Some(newest.clone()),
+            };
+            match lineage::follow(&old, grace, newest) {
+                Some(None) => return Some(old),
+                // The caller has a packet of this family.
+                Some(Some(newest)) => {
+                    return newest.tunnel().filter(|t| t.id().family == id.family)
+                }
+                None => {}
             }
             // It never will be found; another one may.
             let node = self.tree.lock().remove_node(&key);
-            self.count_out(node.is_some());
+            node.inspect(|_| self.count_out(id.spi));
         }
         None
     }
 
     /// Lets the SA be found no more that has this id and mark, and is an `other` one: another has
-    /// its place now. Any context but hard interrupts.
+    /// its place now. Any context but hard interrupts; takes `xfrm_state_lock`.
     pub(super) fn give_up(&self, id: &Id, mark: Mark, other: impl Fn(&State) -> bool) {
         let _off = bh::off();
         let mut tree = self.tree.lock();
         let is_there = |entry: &Entry| {
-            let itself = matches!(entry.answers, Answers::Itself);
-            itself && entry.state().mark() == mark && other(entry.state())
+            entry.answers == Answers::Itself && entry.state().mark() == mark && other(entry.state())
         };
-        let node = at(&mut tree, id, is_there).map(|place| place.remove_current().1);
-        self.count_out(node.is_some());
+        let found = at(&mut tree, id, is_there).map(|place| {
+            let state: ARef<State> = place.current().1.state().into();
+            (state, place.remove_current().1)
+        });
         drop(tree);
-        drop(node);
+        if let Some((state, _node)) = found {
+            self.count_out(id.spi);
+            // SAFETY: The caller has the namespace of these.
+            unsafe { state.leave_caches() };
+        }
     }
 }
 
 /// See [`OldAddresses::expect`].
-pub(in crate::xfrm) struct Expected<'a>(&'a OldAddresses);
+pub(in crate::xfrm) struct Expected<'a>(&'a OldAddresses, &'a State);
 
 impl Drop for Expected<'_> {
     fn drop(&mut self) {
-        self.0.len.fetch_sub(1, ordering::Relaxed);
+        Entry::of(self.1).for_each(|entry| self.0.count_out(entry.id().spi));
     }
 }
 
@@ -307,7 +342,8 @@ unsafe impl Target for Lookup {
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
         // SAFETY: The function's first argument is a namespace, which whoever receives keeps.
         let net = unsafe { Namespace::from_raw(arguments.first()) };
-        self.0.with(net, |work| !work.old_addresses().is_empty())
+        let spi = || arguments.fourth().to_ne_bytes();
+        self.0.with(net, |work| work.old_addresses().may_have(spi))
     }
 }
 
@@ -325,17 +361,25 @@ unsafe extern "C" fn lookup(
 ) -> *mut raw::xfrm_state {
     // SAFETY: The call has been redirected here.
     let pass = unsafe { Lookup::pass() };
-    // SAFETY: The arguments are the caller's; ours alone are not redirected.
-    let found = unsafe { raw::xfrm_input_state_lookup(net, mark.0, daddr, spi.0, proto.0, family) };
-    // SAFETY: As above; what has been found comes with a reference, which goes on to the caller.
-    let (net, daddr, found) = unsafe {
+    // SAFETY: The arguments are the caller's; ours alone are not redirected. What is found comes
+    // with a reference.
+    let ask = || unsafe {
+        State::owned(raw::xfrm_input_state_lookup(
+            net, mark.0, daddr, spi.0, proto.0, family,
+        ))
+    };
+    let mut found = ask();
+    if let Some(old) = found.take_if(|state| lineage::is_kept(state)) {
+        // This CPU waited for the tables when it was replaced, and then put it into its cache.
+        // SAFETY: The caller keeps the namespace.
+        unsafe { old.leave_caches() };
+        found = ask();
+    }
+    // SAFETY: As above.
+    let (net, daddr) = unsafe {
         let size = if family == uapi::AF_INET6 { 16 } else { 4 };
         let daddr = slice::from_raw_parts(daddr.cast(), size);
-        (
-            Namespace::from_raw(net),
-            daddr,
-            NonNull::new(found.cast::<State>()),
-        )
+        (Namespace::from_raw(net), daddr)
     };
     let mut id = Id {
         spi: spi.0.to_ne_bytes(),
@@ -345,23 +389,18 @@ unsafe extern "C" fn lookup(
     };
     id.daddr.0[..daddr.len()].copy_from_slice(daddr);
 
-    pass.target()
-        .0
-        .with(net, |work| match found {
-            Some(state) => {
-                // SAFETY: It has the reference.
-                let state = unsafe { state.as_ref() };
-                if state.is_younger(work.grace_secs()) {
-                    // It may have been found just before it was replaced.
-                    let other = |old: &State| !ptr::eq(old, state);
-                    work.old_addresses().give_up(&id, state.mark(), other);
-                }
-                found
+    let found = pass.target().0.with(net, |work| match found {
+        Some(state) => {
+            if state.is_younger(work.grace_secs()) {
+                // It may have been found just before it was replaced.
+                let other = |old: &State| !ptr::eq(old, &*state);
+                work.old_addresses().give_up(&id, state.mark(), other);
             }
-            None => {
-                let sa = work.old_addresses().find(&id, mark.0, work.grace());
-                sa.map(ARef::into_raw)
-            }
-        })
-        .map_or(ptr::null_mut(), |state| state.as_ptr().cast())
+            Some(state)
+        }
+        None => work.old_addresses().find(&id, mark.0, work.grace()),
+    });
+    found.map_or(ptr::null_mut(), |state| {
+        ARef::into_raw(state).as_ptr().cast()
+    })
 }
