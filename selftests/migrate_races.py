@@ -120,9 +120,9 @@ def against_a_module_that_flushes():
         return subprocess.run(["modprobe", "-q", *words], check=False).returncode == 0
     if not modprobe("xfrm6_tunnel") or not os.path.exists("/sys/module/xfrm6_tunnel/initstate"):
         raise ktap.Skip("xfrm6_tunnel is no module here")
-    # It would use it; and both have gone when the collector has had their SAs.
-    ktap.wait(lambda: modprobe("-r", "ipcomp6"), "ipcomp6 is unloaded", 20)
-    ktap.wait(lambda: modprobe("-r", "xfrm6_tunnel"), "xfrm6_tunnel is unloaded", 20)
+    # These use it; and have gone when the collector has had their SAs.
+    for user in "ipcomp6", "xfrm_interface", "xfrm6_tunnel":
+        ktap.wait(lambda user=user: modprobe("-r", user), f"{user} is unloaded", 20)
     with Netns() as ns, race.Requesters() as requesters:
         # One process on each CPU, each with nothing else to do.
         sa = TRANSPORT.but(flags=0)
