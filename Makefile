@@ -7,7 +7,7 @@ FLAVOUR ?= test
 # make fuzz SEED=N: the same requests again. Else each run has its own.
 SEED ?= $(shell date +%s)
 
-.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist deb vm demo test test-arm64 test-deb soak fixed bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
+.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist deb vm demo demo-ike test test-arm64 test-deb soak fixed bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
 .DEFAULT_GOAL := $(if $(KDIR),kdir,help)
 
 kdir:
@@ -15,6 +15,7 @@ kdir:
 
 help:
 	@echo 'make demo          see it work, in a VM'
+	@echo 'make demo-ike      a laptop changes networks, with strongSwan as Debian packages it'
 	@echo 'make test          all tests'
 	@echo 'make test-arm64    all that are run in the test kernel, in one for arm64'
 	@echo 'make soak          the long versions of the tests; HOURS=12: for so long (default: 1)'
@@ -78,6 +79,9 @@ vm: cli
 
 demo:
 	@scripts/demo
+
+demo-ike:
+	@scripts/demo-ike
 
 test:
 	@scripts/test
