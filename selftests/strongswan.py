@@ -28,9 +28,9 @@ def to(ns, address):
 
 @contextlib.contextmanager
 def daemons(more="", scope=None, **ways):
-    """Hosts with a daemon each; more is for A's, ways for ike.hosts()."""
+    """Hosts with a daemon each; more is for A's, ways for ike.connected()."""
     ike.need(ike.PLAIN)
-    with ike.hosts(**ways) as two:
+    with ike.connected(**ways) as two:
         if scope is not None:
             for ns in (two.a, two.b):
                 spi.scope(ns, scope)

@@ -16,7 +16,7 @@ import time
 
 from lib import ike, ktap, xfrm
 from lib.handler import C, RUST, SOAK, chosen, mended
-from lib.hosts import V4, V4_MOVED, V6
+from lib.hosts import V4, V4_MOVED, V6, Hosts
 from lib.ike import BEST, MIGRATES, PATIENCE, PLAIN, Child, Daemon, Traffic, address, esp, prefers
 from lib.ktap import defect, equal, only, true
 from lib.xfrm import addr
@@ -72,12 +72,12 @@ def counters(sa):
 class Tunnels(contextlib.ExitStack):
     """Two hosts with a daemon each, of these roots, and these CHILD_SAs."""
 
-    def __init__(self, roots, children, connection="", ipv6=False, more=""):
+    def __init__(self, roots, children, connection="", ipv6=False, more="", hosts=Hosts):
         super().__init__()
         for root in roots:
             ike.need(root)
         self.children = children
-        self.two = self.enter_context(ike.hosts(ipv6))
+        self.two = self.enter_context(ike.connected(ipv6, hosts=hosts))
         self.sides = self.two.a, self.two.b
         self.ends = list(V4)
         for side, ns in enumerate(self.sides):

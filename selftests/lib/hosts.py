@@ -38,7 +38,7 @@ class Hosts(contextlib.ExitStack):
     def __init__(self):
         super().__init__()
         self.a, self.b = (self.enter_context(Netns()) for _ in "ab")
-        self.a.veth("v", self.b, "v")
+        self.connect()
         for n, ns in enumerate((self.a, self.b)):
             for family, bits, outer in ((xfrm.AF_INET, 32, (V4, V4_MOVED)),
                                         (xfrm.AF_INET6, 128, (V6, V6_MOVED))):
@@ -47,6 +47,10 @@ class Hosts(contextlib.ExitStack):
                 ns.route(f"{INNER[family][1 - n]}/{bits}", dev="v")
         self.ends = INNER
         self.outer = self.inner = self.out = self.in_ = None
+
+    def connect(self):
+        """Gives both a device v."""
+        self.a.veth("v", self.b, "v")
 
     def back(self):
         """The same two with names changed, for an SA that leads from B to A."""

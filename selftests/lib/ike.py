@@ -262,10 +262,10 @@ def prefers(ns, text):
 
 
 @contextlib.contextmanager
-def hosts(ipv6=False, by_hand=False):
+def connected(ipv6=False, by_hand=False, hosts=Hosts):
     """The two. When its address goes A has one way left: a daemon tries all that there
     are, and takes the one where it is answered first. by_hand: B has its other address."""
-    with Hosts() as two:
+    with hosts() as two:
         for side, ns in enumerate((two.a, two.b)):
             spi.patient(ns)
             ns.sysctl("ipv4/conf/all/promote_secondaries", 1)
