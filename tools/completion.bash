@@ -16,13 +16,13 @@ _xfrm_next() {
 		at=$((at + 1))
 	done
 	if [[ $COMP_CWORD == "$at" ]]; then
-		words='probe state spi lag monitor help -json -pretty -batch -help -Version'
+		words='probe state spi lag moved show monitor help -json -pretty -batch -help -Version'
 	elif [[ $COMP_CWORD == $((at + 1)) ]]; then
 		case $last in
 		state) words='migrate allocspi help' ;;
-		spi | lag) words='show help' ;;
+		spi | lag | moved) words='show help' ;;
 		monitor) words='migrate help' ;;
-		probe) words='help' ;;
+		probe | show) words='help' ;;
 		esac
 	else
 		# What comes after a keyword; an address of IPv6 is several words.

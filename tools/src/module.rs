@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::error::{Error, Result};
+
 /// The module's name.
 pub const NAME: &str = "xfrm_next";
 
@@ -45,6 +47,13 @@ impl Module {
     pub fn spi_scope() -> Option<u8> {
         let text = fs::read_to_string(format!("/proc/sys/net/{NAME}/spi_scope")).ok()?;
         text.trim().parse().ok()
+    }
+
+    /// Reads what the module tells in `/proc/net` of this network namespace.
+    pub fn proc_net(file: &str) -> Result<String> {
+        let path = format!("/proc/thread-self/net/{NAME}_{file}");
+        let what = "Cannot read the module's file in /proc/net (is it loaded?)";
+        fs::read_to_string(path).map_err(Error::system(what))
     }
 
     /// Name and version.

@@ -32,7 +32,7 @@ impl<'a> Output<'a> {
         Self { form, to }
     }
 
-    /// Writes one result and flushes, so that a pipe's reader sees each when it happens.
+    /// Writes one result, if it has any text, and flushes, so that a pipe's reader sees each when it happens.
     pub fn put(&mut self, result: &(impl Display + Serialize)) -> Result<()> {
         let line = match self.form {
             Form::Text => Ok(result.to_string()),
@@ -40,7 +40,10 @@ impl<'a> Output<'a> {
             Form::PrettyJson => serde_json::to_string_pretty(result),
         };
         line.map_err(Into::into)
-            .and_then(|line| writeln!(self.to, "{line}"))
+            .and_then(|line| match line.as_str() {
+                "" => Ok(()),
+                line => writeln!(self.to, "{line}"),
+            })
             .and_then(|()| self.to.flush())
             .map_err(Error::system("Cannot write"))
     }

@@ -4,7 +4,9 @@
 
 mod lag_show;
 mod monitor_migrate;
+mod moved_show;
 mod probe;
+mod show;
 mod spi_show;
 mod state_allocspi;
 mod state_migrate;
@@ -36,5 +38,7 @@ pub const COMMANDS: &[Command] = &[
     state_allocspi::COMMAND,
     spi_show::COMMAND,
     lag_show::COMMAND,
+    moved_show::COMMAND,
+    show::COMMAND,
     monitor_migrate::COMMAND,
 ];
