@@ -6,7 +6,8 @@
 
 A datagram goes from A to B through an SA, all on one CPU: sent, encrypted,
 received, decrypted. Inbound: only the latter two, of ESP frames that A had sent
-before; also while other SAs are found at old addresses, and at the SA's own old address.
+before; also while other SAs are found at old addresses, and of an SA that is found at one
+itself, at its new and its old address.
 """
 
 import socket
@@ -32,8 +33,9 @@ class Packets:
         with measure.Stopwatch(self.sender, self.receiver) as watch:
             return [watch.send(self.sent)[0] for _ in range(COUNT)]
 
-    def inbound(self, late=False):
-        """B gets what A has sent before, for an SA that was as it is now again, or has moved."""
+    def inbound(self, *moves):
+        """B gets what A has sent before, for an SA that was as it is now again, or has moved to
+        these addresses."""
         before = self.two.b.xfrm.get(self.two.in_)
         tap = self.two.tap(self.two.b)
         tap.setsockopt(socket.SOL_SOCKET, measure.SO_RCVBUFFORCE, 1 << 22)
@@ -43,12 +45,12 @@ class Packets:
         seen = frames(tap)
         tap.close()
         assert len(seen) == COUNT
-        if late:
-            self.move(V4_MOVED[1])
+        for dst in moves:
+            self.move(dst)
         self.two.b.xfrm.set_ae(self.two.in_, [("REPLAY_VAL", before["REPLAY_VAL"])])
         with self.two.tap(self.two.a) as wire, measure.Stopwatch(wire, self.receiver) as watch:
             costs = [watch.send(frame)[0] for frame in seen]
-        if late:
+        if self.two.in_.dst != V4[1]:
             self.move(V4[1])
         return costs
 
@@ -68,9 +70,13 @@ class Packets:
         self.two.b.xfrm.delete(other.but(dst=V4_MOVED[1]))
         return costs
 
+    def moved(self):
+        """At the address where B's SA is now, while it is found at another one, too."""
+        return self.inbound(V4_MOVED[1], V4[1])
+
     def late(self):
         """At the address that B's SA has left."""
-        return self.inbound(late=True)
+        return self.inbound(V4_MOVED[1])
 
 
 def main():
@@ -83,7 +89,7 @@ def main():
             def by(who):
                 ops = [packets.both, packets.inbound]
                 if who == measure.RUST:
-                    ops += packets.beside, packets.late
+                    ops += packets.beside, packets.moved, packets.late
                 for op in ops:
                     measure.result(op(), bench="packet", op=op.__name__, who=who, kind=mode,
                                    size=size)

@@ -301,6 +301,7 @@ def packets(report):
     for r, ours, op in packet_pairs(results):
         way = {"both": "sent and received", "inbound": "received", "beside":
                "received while another SA is found at an old address",
+               "moved": "received at the new address of an SA that is found at an old one",
                "late": "received at an old address"}[op]
         rows.append((f"{r['kind']}, {r['size']} bytes, {way}", spread(r), spread(ours),
                      f"{ours['median'] - r['median']:+}",
@@ -399,7 +400,7 @@ def goals(report):
              max(ours["median"] / c["median"] for c, ours, op in packets if op != "late"), 1.01)
     for _, ours, op in packets:
         if op == "late":
-            new = results.one("packet", who=RUST, op="beside", kind=ours["kind"])
+            new = results.one("packet", who=RUST, op="moved", kind=ours["kind"])
             goal(f"a packet of {ours['size']} bytes at an old address to one at the new",
                  ours["median"] / new["median"], 1.05)
     for r in results.where("resolve", op="resolve"):
