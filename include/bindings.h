@@ -11,7 +11,9 @@
 #include <linux/if_bonding.h>
 #include <linux/netdevice.h>
 #include <linux/netlink.h>
+#include <linux/proc_fs.h>
 #include <linux/rtnetlink.h>
+#include <linux/seq_file_net.h>
 #include <linux/sysctl.h>
 #include <net/net_namespace.h>
 #include <net/netlink.h>

@@ -20,7 +20,9 @@ struct net;
 struct net_device;
 struct netlink_ext_ack;
 struct nlmsghdr;
+struct proc_dir_entry;
 struct sec_path;
+struct seq_file;
 struct sk_buff;
 struct sock;
 struct timer_list;
@@ -36,7 +38,7 @@ struct xfrm_user_sec_ctx;
 
 /* ftrace */
 unsigned long xfrm_next_ftrace_first_argument(struct ftrace_regs *fregs);
-unsigned long xfrm_next_ftrace_fourth_argument(struct ftrace_regs *fregs);
+u32 xfrm_next_ftrace_daddr_xor_spi(struct ftrace_regs *fregs);
 bool xfrm_next_is_ours(unsigned long address);
 void xfrm_next_ftrace_set_ip(struct ftrace_regs *fregs, unsigned long ip);
 void xfrm_next_synchronize_rcu_tasks(void);
@@ -44,6 +46,9 @@ void xfrm_next_synchronize_rcu_tasks(void);
 /* network namespaces and netlink */
 struct net *xfrm_next_skb_sock_net(const struct sk_buff *skb);
 u32 xfrm_next_skb_portid(struct sk_buff *skb);
+struct proc_dir_entry *xfrm_next_proc_net(const struct net *net);
+void *xfrm_next_seq_data(const struct seq_file *seq);
+bool xfrm_next_seq_is_admin(struct seq_file *seq);
 void *xfrm_next_net_generic(const struct net *net, unsigned int id);
 struct sk_buff *xfrm_next_nlmsg_new(size_t payload);
 struct nlmsghdr *xfrm_next_nlmsg_put(struct sk_buff *skb, u32 portid, u32 seq,
@@ -131,6 +136,7 @@ void xfrm_next_list_move_tail(struct list_head *entry, struct list_head *head);
 
 /* RCU, time and workers */
 unsigned long xfrm_next_jiffies(void);
+unsigned int xfrm_next_jiffies_to_msecs(unsigned long j);
 unsigned long xfrm_next_get_state_synchronize_rcu(void);
 unsigned long xfrm_next_start_poll_synchronize_rcu(void);
 bool xfrm_next_poll_state_synchronize_rcu(unsigned long cookie);
@@ -143,6 +149,7 @@ void xfrm_next_cond_resched(void);
 /* replaced states */
 void xfrm_next_call_rcu(struct callback_head *head,
 			void (*func)(struct callback_head *head));
+void xfrm_next_state_lock_in_bh(struct xfrm_state *x);
 void xfrm_next_state_lock_nested(struct xfrm_state *x);
 void xfrm_next_state_unlock_nested(struct xfrm_state *x);
 void xfrm_next_hlist_del_init_rcu(struct hlist_node *node);

@@ -27,8 +27,8 @@
 #if !IS_ENABLED(CONFIG_XFRM_USER)
 #error "xfrm_next needs CONFIG_XFRM_USER"
 #endif
-#ifndef CONFIG_SYSCTL
-#error "xfrm_next needs CONFIG_SYSCTL=y for its switches"
+#if !defined(CONFIG_SYSCTL) || !defined(CONFIG_PROC_FS)
+#error "xfrm_next needs CONFIG_SYSCTL=y and CONFIG_PROC_FS=y for its switches and counters"
 #endif
 
 #endif

@@ -10,8 +10,10 @@
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/netlink.h>
+#include <linux/proc_fs.h>
 #include <linux/rcupdate.h>
 #include <linux/security.h>
+#include <linux/seq_file_net.h>
 #include <linux/timer.h>
 #include <linux/workqueue.h>
 #include <net/bonding.h>
@@ -83,9 +85,14 @@ unsigned long xfrm_next_ftrace_first_argument(struct ftrace_regs *fregs)
 	return ftrace_regs_get_argument(fregs, 0);
 }
 
-unsigned long xfrm_next_ftrace_fourth_argument(struct ftrace_regs *fregs)
+/* Three calls would take longer than what they are for may. */
+u32 xfrm_next_ftrace_daddr_xor_spi(struct ftrace_regs *fregs)
 {
-	return ftrace_regs_get_argument(fregs, 3);
+	const u32 *daddr = (const u32 *)ftrace_regs_get_argument(fregs, 2);
+
+	if ((unsigned short)ftrace_regs_get_argument(fregs, 5) == AF_INET6)
+		daddr += 3;
+	return *daddr ^ (u32)ftrace_regs_get_argument(fregs, 3);
 }
 
 bool xfrm_next_is_ours(unsigned long address)
@@ -116,6 +123,22 @@ struct net *xfrm_next_skb_sock_net(const struct sk_buff *skb)
 u32 xfrm_next_skb_portid(struct sk_buff *skb)
 {
 	return NETLINK_CB(skb).portid;
+}
+
+struct proc_dir_entry *xfrm_next_proc_net(const struct net *net)
+{
+	return net->proc_net;
+}
+
+void *xfrm_next_seq_data(const struct seq_file *seq)
+{
+	return pde_data(file_inode(seq->file));
+}
+
+bool xfrm_next_seq_is_admin(struct seq_file *seq)
+{
+	return file_ns_capable(seq->file, seq_file_net(seq)->user_ns,
+			       CAP_NET_ADMIN);
 }
 
 void *xfrm_next_net_generic(const struct net *net, unsigned int id)
@@ -477,6 +500,11 @@ unsigned long xfrm_next_jiffies(void)
 	return jiffies;
 }
 
+unsigned int xfrm_next_jiffies_to_msecs(unsigned long j)
+{
+	return jiffies_to_msecs(j);
+}
+
 unsigned long xfrm_next_get_state_synchronize_rcu(void)
 {
 	return get_state_synchronize_rcu();
@@ -517,6 +545,11 @@ void xfrm_next_call_rcu(struct callback_head *head,
 			void (*func)(struct callback_head *head))
 {
 	call_rcu_hurry(head, func);
+}
+
+void xfrm_next_state_lock_in_bh(struct xfrm_state *x)
+{
+	spin_lock(&x->lock);
 }
 
 void xfrm_next_state_lock_nested(struct xfrm_state *x)

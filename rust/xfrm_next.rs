@@ -12,6 +12,7 @@
 use kernel::{prelude::*, sync::Arc};
 use net::TextBarrier;
 use redirect::Redirector;
+use xfrm::replaced::Replaced;
 
 #[cfg(XFRM_NEXT_LAG)]
 mod lag_offload;
@@ -48,9 +49,10 @@ impl kernel::InPlaceModule for XfrmNext {
             let text = Arc::new(TextBarrier, GFP_KERNEL)?;
             let redirector = Redirector::new(text.clone())?;
             xfrm::state::hashes::check()?;
+            let replaced = Arc::pin_init(Replaced::new(&redirector), GFP_KERNEL)?;
             Ok(try_pin_init!(Self {
-                migrate_state <- migrate_state::Service::new(&redirector),
-                spi <- spi::Service::new(&redirector),
+                migrate_state <- migrate_state::Service::new(&redirector, replaced.clone()),
+                spi <- spi::Service::new(&redirector, replaced),
                 #[cfg(XFRM_NEXT_LAG)]
                 lag_offload <- lag_offload::Service::new(text),
                 _: {

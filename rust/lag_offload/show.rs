@@ -17,12 +17,8 @@
 use super::lag::Lag;
 use crate::{
     net::{bonding::Bond, Rtnl},
-    xfrm::{
-        offload::{lower::Sa, upper::Upper, uppers::Uppers},
-        uapi,
-    },
+    xfrm::offload::{lower::Sa, upper::Upper, uppers::Uppers},
 };
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kernel::{debugfs, fmt, sync::Arc};
 
 /// The contents of the file.
@@ -64,12 +60,7 @@ fn bond(upper: &Upper<Lag>, rtnl: &Rtnl, f: &mut fmt::Formatter<'_>) -> fmt::Res
 
 fn write_sa(sa: &Sa, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let id = sa.id();
-    let [a, b, c, d, ..] = id.daddr.0;
-    let daddr = match id.family {
-        uapi::AF_INET => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
-        _ => IpAddr::V6(Ipv6Addr::from(id.daddr.0)),
-    };
     let spi = u32::from_be_bytes(id.spi);
     let dir = if sa.is_inbound() { "in" } else { "out" };
-    writeln!(f, "sa {} {daddr} {spi:#x} {dir}", id.proto)
+    writeln!(f, "sa {} {} {spi:#x} {dir}", id.proto, id.destination())
 }

@@ -30,6 +30,7 @@ use crate::{
         migrate::{Found, NewState},
         replaced::Replaced,
         state::{config::Config, lookup},
+        stats::Counter,
         uapi, State,
     },
 };
@@ -48,12 +49,12 @@ pub struct Service {
 
 impl Service {
     /// Starts to serve the message in all namespaces. May sleep.
-    pub fn new(redirector: &Redirector) -> impl PinInit<Self, Error> + '_ {
+    pub fn new(redirector: &Redirector, replaced: Arc<Replaced>) -> impl PinInit<Self, Error> + '_ {
         pin_init::pin_init_scope(move || {
             messages::check_size::<uapi::MigrateState>(uapi::MSG_MIGRATE_STATE)?;
             let handler = Handler {
                 settings: Arc::pin_init(Registration::new(), GFP_KERNEL)?,
-                replaced: Arc::pin_init(Replaced::new(redirector), GFP_KERNEL)?,
+                replaced,
             };
             Ok(try_pin_init!(Self {
                 redirect <- Redirect::new(MigrateStateTarget(handler), redirector),
@@ -104,13 +105,23 @@ impl MigrateState for Handler {
     }
 
     fn serve(&self, mut message: netlink::Request<'_>, config: &Config<'_>) -> Result {
-        migrate(&self.replaced, &mut message, config).map_err(|failure| match failure {
+        let result = migrate(&self.replaced, &mut message, config);
+        let result = result.map_err(|failure| match failure {
             Failure::Refused(refusal) => {
                 message.extack.set(format_args!("{refusal}"));
                 refusal.errno().into()
             }
             Failure::Kernel(error) => error,
-        })
+        });
+        let counter = match result {
+            Ok(()) => Counter::Migrated,
+            Err(e) if e == EINVAL => Counter::Invalid,
+            Err(e) if e == ESRCH => Counter::NotFound,
+            Err(e) if e == EEXIST => Counter::Occupied,
+            Err(_) => Counter::Failed,
+        };
+        self.replaced.count(config.net(), counter);
+        result
     }
 }
 

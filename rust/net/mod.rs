@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Networking: namespaces, their sysctls, netlink; devices, and what happens to
+//! Networking: namespaces, their sysctls and files, netlink; devices, and what happens to
 //! them.
 //!
 //! Nothing here knows of IPsec but [`device::Esp`], a part of a device's features.
@@ -19,6 +19,7 @@ pub mod namespace;
 pub mod netlink;
 #[cfg(XFRM_NEXT_LAG)]
 pub mod notifier;
+pub mod proc;
 #[cfg(XFRM_NEXT_LAG)]
 pub mod rcu;
 #[cfg(XFRM_NEXT_LAG)]

@@ -258,9 +258,9 @@ impl<T: PerNamespace> Registration<T> {
         net: &'a Namespace,
         f: impl for<'net> FnOnce(&'a T::Data<'net>) -> R,
     ) -> R {
-        // SAFETY: By the type invariant `init` has put the data there. They are
-        // dropped when the registration is, or when the namespace begins to end.
-        f(unsafe { Pin::get_ref(Pin::<KBox<T::Data<'_>>>::borrow(*place::<T>(net.as_ptr()))) })
+        // SAFETY: By the type invariant. The data are dropped when the registration is, or when
+        // the namespace begins to end.
+        f(unsafe { data::<T>(net) })
     }
 
     /// # Safety
@@ -285,6 +285,16 @@ impl<T: PerNamespace> Registration<T> {
         // SAFETY: `init` has put it there, and nobody has borrowed it.
         drop(unsafe { Pin::<KBox<T::Data<'_>>>::from_foreign(*place::<T>(net)) });
     }
+}
+
+/// Returns the data of `net`. Any context.
+///
+/// # Safety
+///
+/// `T` is registered, and the data aren't dropped during `'a`.
+pub(crate) unsafe fn data<'a, T: PerNamespace>(net: &'a Namespace) -> &'a T::Data<'a> {
+    // SAFETY: The caller promises it; `init` has put them there.
+    unsafe { Pin::get_ref(Pin::<KBox<T::Data<'_>>>::borrow(*place::<T>(net.as_ptr()))) }
 }
 
 /// Returns where `net` keeps the pointer to its data.

@@ -147,10 +147,15 @@ impl Arguments<'_> {
         unsafe { raw::xfrm_next_ftrace_first_argument(self.registers) as *mut T }
     }
 
-    /// Returns the fourth argument, which has to be of 32 bits; any value if there is none.
-    pub(crate) fn fourth(&self) -> u32 {
-        // SAFETY: By the type invariant. What is above may be anything.
-        unsafe { raw::xfrm_next_ftrace_fourth_argument(self.registers) as u32 }
+    /// Returns of a call of `xfrm_input_state_lookup()` the last four bytes of the destination, XOR
+    /// the SPI: for received packets, so in one step.
+    ///
+    /// # Safety
+    ///
+    /// It is one, or has arguments of the same kinds in these places.
+    pub(crate) unsafe fn daddr_xor_spi(&self) -> u32 {
+        // SAFETY: By the type invariant, and the caller.
+        unsafe { raw::xfrm_next_ftrace_daddr_xor_spi(self.registers) }
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
     redirect::{Redirect, Redirector},
     xfrm::{
         messages,
+        replaced::Replaced,
         spi::{
             entry::{self, AllocSpi, SpiTarget, UserSpiTarget},
             larval, Arrivals,
@@ -66,14 +67,16 @@ pub struct Service {
 
 impl Service {
     /// Starts to give out SPIs in all namespaces. May sleep.
-    pub fn new(redirector: &Redirector) -> impl PinInit<Self, Error> + '_ {
+    pub fn new(redirector: &Redirector, replaced: Arc<Replaced>) -> impl PinInit<Self, Error> + '_ {
         pin_init::pin_init_scope(move || {
             messages::check_size::<uapi::SpiInfo>(uapi::MSG_ALLOCSPI)?;
-            let spis = Arc::pin_init(Registration::new(), GFP_KERNEL)?;
-            let same = spis.clone();
+            let allocator = Allocator {
+                spis: Arc::pin_init(Registration::new(), GFP_KERNEL)?,
+                replaced,
+            };
             Ok(try_pin_init!(Self {
-                netlink <- Redirect::new(UserSpiTarget(Allocator { spis }), redirector),
-                others <- Redirect::new(SpiTarget(Allocator { spis: same }), redirector),
+                netlink <- Redirect::new(UserSpiTarget(allocator.clone()), redirector),
+                others <- Redirect::new(SpiTarget(allocator), redirector),
             }))
         })
     }
@@ -140,8 +143,11 @@ impl PerNamespace for Spis<'static> {
 }
 
 /// Gives out the SPIs of all namespaces.
+#[derive(Clone)]
 struct Allocator {
     spis: Arc<Registration<Spis<'static>>>,
+    /// Counts them.
+    replaced: Arc<Replaced>,
 }
 
 impl AllocSpi for Allocator {
@@ -195,6 +201,7 @@ impl Allocator {
             }
             outcome
         });
+        self.replaced.count(net, outcome.counter());
         match outcome {
             Outcome::Done => Ok(()),
             Outcome::Dead => {

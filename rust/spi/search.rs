@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     net::{work::yield_cpu, Namespace},
-    xfrm::{spi::Arrivals, state::SpiHash, uapi::Id, State, Table},
+    xfrm::{spi::Arrivals, state::SpiHash, stats::Counter, uapi::Id, State, Table},
 };
 use kernel::pr_warn_once;
 
@@ -25,6 +25,17 @@ pub enum Outcome {
     Taken,
     /// There is a signal.
     Interrupted,
+}
+
+impl Outcome {
+    /// Returns what counts it.
+    pub fn counter(&self) -> Counter {
+        match self {
+            Self::Done => Counter::SpiGiven,
+            Self::Taken => Counter::SpiTaken,
+            Self::Dead | Self::Interrupted => Counter::SpiFailed,
+        }
+    }
 }
 
 /// What has become of an attempt.

@@ -11,6 +11,7 @@
 //! | `offload` | a NIC's driver; being that of a bond | [`state`] |
 //! | [`state`] | the SA, its locks, the tables it is in, lookup | [`uapi`] |
 //! | [`uapi`], [`messages`] | messages of user space | |
+//! | [`stats`] | what is counted | |
 //!
 //! Locks, outermost first: `xfrm_cfg_mutex` of the namespace (held by netlink
 //! and PF_KEY around each request) -> [`State::lock`] -> `xfrm_state_lock` of
@@ -25,6 +26,7 @@ pub mod offload;
 pub mod replaced;
 pub mod spi;
 pub mod state;
+pub mod stats;
 pub mod uapi;
 
 pub use state::{State, Table};

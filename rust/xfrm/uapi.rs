@@ -8,6 +8,7 @@
 //! the kernel's headers when the module is built; nothing here depends on the
 //! kernel, so that the logic on top can be tested anywhere.
 
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Message type of `XFRM_MSG_NEWSA`.
@@ -126,6 +127,17 @@ pub struct Id {
     pub proto: u8,
     /// Nothing.
     pub pad: u8,
+}
+
+impl Id {
+    /// Returns the destination, for people.
+    pub fn destination(&self) -> IpAddr {
+        let [a, b, c, d, ..] = self.daddr.0;
+        match self.family {
+            AF_INET => Ipv4Addr::new(a, b, c, d).into(),
+            _ => Ipv6Addr::from(self.daddr.0).into(),
+        }
+    }
 }
 
 /// `struct xfrm_mark`: packets fit whose mark has this value under this mask.

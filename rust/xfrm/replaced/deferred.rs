@@ -6,17 +6,17 @@
 use super::{
     kept::{Kept, Queue},
     lineage::{self, end_idle, Fate, Lineage},
-    old_address::{Expected, OldAddresses},
+    old_address::{Expected, Kind, OldAddresses},
 };
 use crate::{
     net::{
         bh,
         namespace::Setup,
-        sysctl,
+        proc, sysctl,
         work::{yield_cpu, Work},
         GracePeriod,
     },
-    xfrm::State,
+    xfrm::{stats::Stats, State},
 };
 use core::{mem, ptr};
 use kernel::{
@@ -48,6 +48,16 @@ const REST: Msecs = 2500;
 /// How many of these are taken at a time.
 const AT_ONCE: usize = 64;
 
+/// What users see of it.
+pub(super) struct Files {
+    /// For how many milliseconds SAs are found at the addresses that they had.
+    pub(super) grace: sysctl::Definition,
+    /// Which are.
+    pub(super) moved: &'static CStr,
+    /// What has been counted.
+    pub(super) stat: &'static CStr,
+}
+
 /// The lineages of a namespace. Dropping it ends all SAs that are kept; may sleep.
 #[pin_data(PinnedDrop)]
 pub(in crate::xfrm) struct Deferred<'net> {
@@ -55,10 +65,9 @@ pub(in crate::xfrm) struct Deferred<'net> {
     #[pin]
     lines: SpinLock<Lines>,
     #[pin]
-    old_addresses: OldAddresses,
-    /// For how long replaced SAs are found at their old addresses, in milliseconds.
+    old_addresses: proc::File<'net, OldAddresses<'net>>,
     #[pin]
-    grace: sysctl::Int<'net>,
+    stats: proc::File<'net, Stats>,
 }
 
 /// # Invariants
@@ -80,33 +89,30 @@ impl Lines {
 }
 
 impl<'net> Deferred<'net> {
-    pub(super) fn new(
-        net: Setup<'net>,
-        grace: &'static sysctl::Definition,
-    ) -> impl PinInit<Self, Error> {
+    pub(super) fn new(net: Setup<'net>, files: &'static Files) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             lines <- new_spinlock!(Lines {
                 busy: List::new(),
                 resting: List::new(),
             }, "xfrm_next_deferred"),
-            old_addresses <- OldAddresses::new(),
-            grace <- sysctl::Int::new(net, grace),
+            old_addresses <- proc::File::new(net, files.moved, OldAddresses::new(net, &files.grace)),
+            stats <- proc::File::new(net, files.stat, Ok(Stats::new())),
         })
     }
 
     /// Returns who is found at old addresses.
-    pub(super) fn old_addresses(&self) -> &OldAddresses {
+    pub(super) fn old_addresses(&self) -> &OldAddresses<'net> {
         &self.old_addresses
+    }
+
+    /// Returns what is counted.
+    pub(super) fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// Returns for how long they are. Any context.
     pub(in crate::xfrm) fn grace(&self) -> Jiffies {
-        msecs_to_jiffies(self.grace.get() as Msecs)
-    }
-
-    /// Returns that in seconds, rounded up to more. Any context.
-    pub(super) fn grace_secs(&self) -> u32 {
-        self.grace.get() as u32 / 1000 + 1
+        self.old_addresses.grace()
     }
 
     /// Has packets look for an SA at old addresses until what is returned is dropped, also if it
@@ -118,9 +124,10 @@ impl<'net> Deferred<'net> {
     /// Lets the SA be found no more that was where `new` is now, unless that has replaced it
     /// just now.
     pub(in crate::xfrm) fn give_up(&self, new: &State, replaced: &State) {
-        if self.old_addresses.may_have(|| new.spi()) {
+        let id = new.id();
+        if self.old_addresses.may_have(|| Kind::of(&id)) {
             let other = |old: &State| !ptr::eq(old, replaced);
-            self.old_addresses.give_up(&new.id(), new.mark(), other);
+            self.old_addresses.give_up(&id, new.mark(), other);
         }
     }
 
@@ -203,6 +210,7 @@ impl<'net> Deferred<'net> {
     fn end(&self, kept: Kept) {
         self.old_addresses.remove(&kept);
         lineage::end(kept);
+        self.stats.let_go();
     }
 
     /// Ends what is due of a lineage, if anything is. Returns what is left of it.
@@ -241,7 +249,7 @@ impl<'net> Deferred<'net> {
             }
             too_many = too_many.saturating_sub(1);
             match end_idle(one) {
-                Fate::Ended => {}
+                Fate::Ended => self.stats.let_go(),
                 Fate::Findable(one) => {
                     waits = true;
                     left.push_back(one);

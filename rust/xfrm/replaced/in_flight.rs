@@ -20,11 +20,13 @@ use super::{
     lineage,
     replay::{Numbers, Plain, Ring, Verdict, Window},
     window::ring,
+    PerNet,
 };
 use crate::{
+    net::namespace,
     raw,
     redirect::{Arguments, Be32, Gate, Target},
-    xfrm::{uapi, State},
+    xfrm::{stats::Counter, uapi, State},
 };
 use core::slice;
 use kernel::{error::to_result, ffi::c_int, prelude::*};
@@ -63,7 +65,7 @@ unsafe fn name(x: *mut raw::xfrm_state, new: *mut raw::xfrm_state, skb: *mut raw
     unsafe {
         let (old, newest) = (State::from_raw(x), State::from_raw(new));
         let stays = match old.mode() {
-            uapi::MODE_TRANSPORT => old.selector() != newest.selector(),
+            uapi::MODE_TRANSPORT => !old.has_selector_of(newest),
             _ => !(*x).mode_cbs.is_null() && (*x).props.family != (*new).props.family,
         };
         if stays {
@@ -158,8 +160,7 @@ unsafe fn ask(
     // SAFETY: The caller promises it: the windows are ours. A ring's bits follow
     // the structure, as many words as it says.
     unsafe {
-        let hi = raw::xfrm_replay_seqhi(x, seq.0);
-        let number = u64::from(hi) << 32 | u64::from(u32::from_be(seq.0));
+        let number = u64::from(u32::from_be(seq.0));
         let esn = (*x).replay_esn;
 
         if esn.is_null() {
@@ -170,6 +171,8 @@ unsafe fn ask(
             };
             return question(&mut window, number);
         }
+        let hi = raw::xfrm_replay_seqhi(x, seq.0);
+        let number = u64::from(hi) << 32 | number;
         let extended = has_extended_numbers(x);
         // It was decrypted as another packet than it would be now; or as one before the first.
         if extended
@@ -286,6 +289,9 @@ unsafe fn handle(
             to_result(raw::xfrm_state_check_expire(newest))?;
             f(newest)?;
             count(newest, skb);
+            // As long as one is kept its namespace has these data.
+            let deferred = namespace::data::<PerNet>(State::from_raw(x).net());
+            deferred.stats().count(Counter::InFlight);
             Ok(())
         })
     };

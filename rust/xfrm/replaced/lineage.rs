@@ -235,12 +235,17 @@ impl Lineage {
 /// Calls `f` with the newest of the line of an SA that has been kept for less than `grace`, if it
 /// is valid; else it never will be again, unless `grace` grows. From then on the SA refuses, before
 /// it decrypts them, the packets that the newest has received until now. Takes the locks of both.
-pub(super) fn follow<R>(
+///
+/// # Safety
+///
+/// Bottom halves are off.
+pub(super) unsafe fn follow<R>(
     state: &State,
     grace: Jiffies,
     f: impl FnOnce(&ARef<State>) -> R,
 ) -> Option<R> {
-    let _locked = state.lock();
+    // SAFETY: The caller promises it.
+    let _locked = unsafe { state.lock_in_bh() };
     if !is_kept(state) || age(state) >= grace {
         return None;
     }
@@ -376,6 +381,7 @@ impl Place<'_> {
             }
             *name(old) = lineage.map_addr(|name| name | IS_KEPT);
             *name(new) = lineage;
+            deferred.stats().keep();
             rests
         };
         match self.begins {

@@ -36,7 +36,9 @@ use crate::{
         Namespace,
     },
     redirect::{Redirect, Redirector},
+    xfrm::stats::Counter,
 };
+use deferred::Files;
 use in_flight::{Overflow, Recheck};
 use kernel::{prelude::*, sync::Arc};
 use old_address::Lookup;
@@ -71,6 +73,12 @@ impl Replaced {
         })
     }
 
+    /// Counts one in `net`. Any context.
+    pub fn count(&self, net: &Namespace, counter: Counter) {
+        self.namespaces
+            .with(net, |deferred| deferred.stats().count(counter));
+    }
+
     /// Lets `f` use what `net` has for replaced SAs.
     pub(in crate::xfrm) fn with<R>(
         &self,
@@ -86,8 +94,11 @@ struct PerNet;
 
 static SLOT: Slot = Slot::new();
 
-/// For how many milliseconds SAs are found at the addresses that they had; 0 for not at all.
-static GRACE: sysctl::Definition = grace_in(c"net/xfrm_next");
+static FILES: Files = Files {
+    grace: grace_in(c"net/xfrm_next"),
+    moved: c"xfrm_next_moved",
+    stat: c"xfrm_next_stat",
+};
 
 const fn grace_in(directory: &'static CStr) -> sysctl::Definition {
     sysctl::Definition {
@@ -102,10 +113,14 @@ const fn grace_in(directory: &'static CStr) -> sysctl::Definition {
 /// What the first namespace has, once more for a test.
 #[cfg(CONFIG_KUNIT = "y")]
 pub(in crate::xfrm) fn for_test() -> Result<Pin<KBox<Deferred<'static>>>> {
-    static GRACE: sysctl::Definition = grace_in(c"net/xfrm_next_kunit");
+    static FILES: Files = Files {
+        grace: grace_in(c"net/xfrm_next_kunit"),
+        moved: c"xfrm_next_kunit_moved",
+        stat: c"xfrm_next_kunit_stat",
+    };
 
     let first = Namespace::first();
-    KBox::pin_init(Deferred::new(first.into(), &GRACE), GFP_KERNEL)
+    KBox::pin_init(Deferred::new(first.into(), &FILES), GFP_KERNEL)
 }
 
 impl PerNamespace for PerNet {
@@ -114,6 +129,6 @@ impl PerNamespace for PerNet {
     const SLOT: SlotName = SLOT.name();
 
     fn new<'net>(net: Setup<'net>) -> impl PinInit<Delayed<Deferred<'net>>, Error> {
-        Delayed::new(Deferred::new(net, &GRACE))
+        Delayed::new(Deferred::new(net, &FILES))
     }
 }

@@ -6,39 +6,48 @@
 //! move (RFC 4555) goes on sending to the address that was left. Nobody but received packets
 //! finds an SA here: not requests, nor dumps.
 //!
-//! Mirrors `xfrm_input_state_lookup()` of `net/xfrm/xfrm_state.c`, for what that doesn't find.
+//! Mirrors `xfrm_input_state_lookup()` of `net/xfrm/xfrm_state.c`, without its cache.
 
-use super::{kept::Kept, lineage, PerNet};
+use super::{
+    kept::{age, Kept},
+    lineage, PerNet,
+};
 use crate::{
-    net::{bh, namespace::Registration, Namespace},
+    net::{
+        bh,
+        namespace::{Registration, Setup},
+        proc, sysctl, Namespace,
+    },
     raw,
     redirect::{Arguments, Be32, Gate, Target, U32, U8},
     xfrm::{
-        uapi::{self, Id, Mark},
+        state::lookup,
+        stats::Counter,
+        uapi::{self, Address, Id, Mark},
         State,
     },
 };
 use core::{
     array,
     ptr::{self, NonNull},
-    slice,
 };
 use kernel::{
     ffi::c_ushort,
     new_spinlock,
     prelude::*,
     rbtree::{CursorMut, RBTree, RBTreeNodeReservation},
+    seq_file::SeqFile,
     sync::{
         aref::ARef,
         atomic::{ordering, Atomic},
         Arc, SpinLock,
     },
-    time::Jiffies,
+    time::{msecs_to_jiffies, Jiffies, Msecs},
 };
 
 /// How many SAs are looked at that have the same destination and SPI, or seem to.
 const LOOKS: usize = 64;
-/// By so many kinds of SPIs packets are told apart that needn't look here.
+/// By so many kinds of SPIs and destinations packets are told apart that needn't look here.
 const KINDS: usize = 128;
 
 /// By what an SA is found: most of its id, where it is in memory, and as what.
@@ -50,6 +59,13 @@ struct Key {
 }
 
 impl Key {
+    /// None is less.
+    const LEAST: Self = Self {
+        id: 0,
+        state: 0,
+        answers: Answers::Itself,
+    };
+
     /// The first that SAs with this id may have.
     fn first(id: &Id) -> Self {
         let [low, high] =
@@ -72,6 +88,8 @@ impl Key {
 struct Entry {
     state: NonNull<State>,
     answers: Answers,
+    /// What packets have that find it.
+    id: Id,
 }
 
 /// Who handles the packets for which a replaced SA is found.
@@ -92,17 +110,27 @@ impl Entry {
     /// Those of an SA that is kept.
     fn of(state: &State) -> impl Iterator<Item = Self> + use<> {
         let id = state.id();
+        // INVARIANT: As the caller sees to; and whoever ends it calls `OldAddresses::remove` first.
+        let itself = Self {
+            state: state.into(),
+            answers: Answers::Itself,
+            id,
+        };
         // Over IPv6, that has numbers of its own, which are forgotten with it.
         let tunnel = id.proto == uapi::IPPROTO_COMP
             && id.family == uapi::AF_INET
             && state.mode() == uapi::MODE_TUNNEL;
-        let (state, answers) = (
-            state.into(),
-            [Some(Answers::Itself), tunnel.then_some(Answers::Tunnel)],
-        );
-        // INVARIANT: As the caller sees to; and whoever ends it calls `OldAddresses::remove` first.
-        let entry = move |answers| Self { state, answers };
-        answers.into_iter().flatten().map(entry)
+        let saddr = state.saddr().0;
+        let tunnel = tunnel.then(|| Self {
+            answers: Answers::Tunnel,
+            id: Id {
+                spi: [saddr[0], saddr[1], saddr[2], saddr[3]],
+                proto: uapi::IPPROTO_IPIP,
+                ..id
+            },
+            ..itself
+        });
+        [Some(itself), tunnel].into_iter().flatten()
     }
 
     fn state(&self) -> &State {
@@ -110,27 +138,11 @@ impl Entry {
         unsafe { self.state.as_ref() }
     }
 
-    /// Returns what packets have that find it.
-    fn id(&self) -> Id {
-        let id = self.state().id();
-        match self.answers {
-            Answers::Itself => id,
-            Answers::Tunnel => {
-                let saddr = self.state().saddr().0;
-                Id {
-                    spi: [saddr[0], saddr[1], saddr[2], saddr[3]],
-                    proto: uapi::IPPROTO_IPIP,
-                    ..id
-                }
-            }
-        }
-    }
-
     fn key(&self) -> Key {
         Key {
             state: self.state.addr().get(),
             answers: self.answers,
-            ..Key::first(&self.id())
+            ..Key::first(&self.id)
         }
     }
 }
@@ -147,25 +159,60 @@ impl Room {
     }
 }
 
+/// What packets are told apart by that needn't look here: less than [`KINDS`].
+pub(super) struct Kind(usize);
+
+impl Kind {
+    /// That of the end of the destination and the SPI, both in network byte order.
+    fn new(daddr_xor_spi: u32) -> Self {
+        Self(u32::from_be(daddr_xor_spi) as usize % KINDS)
+    }
+
+    /// That of packets which find an SA by this id.
+    pub(super) fn of(id: &Id) -> Self {
+        let at = if id.family == uapi::AF_INET6 { 12 } else { 0 };
+        Self::new(u32::from_ne_bytes(array::from_fn(|n| {
+            id.daddr.0[at + n] ^ id.spi[n]
+        })))
+    }
+}
+
 /// The SAs of a namespace that are found at old addresses. Its lock is the innermost.
 #[pin_data]
-pub(super) struct OldAddresses {
+pub(super) struct OldAddresses<'net> {
+    /// For how long, in milliseconds.
+    #[pin]
+    grace: sysctl::Int<'net>,
     #[pin]
     tree: SpinLock<RBTree<Key, Entry>>,
     /// How many, or are expected.
     len: Atomic<usize>,
-    /// Of these, how many by the kind of their SPI.
+    /// Of these, how many by kind.
     of_kind: [Atomic<u32>; KINDS],
 }
 
-impl OldAddresses {
-    /// Makes it, with none.
-    pub(super) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
+impl<'net> OldAddresses<'net> {
+    /// Makes it, with none. May sleep. Fails with `ENOMEM`.
+    pub(super) fn new(
+        net: Setup<'net>,
+        grace: &'static sysctl::Definition,
+    ) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            grace <- sysctl::Int::new(net, grace),
             tree <- new_spinlock!(RBTree::new(), "xfrm_next_old_addresses"),
             len: Atomic::new(0),
             of_kind: [const { Atomic::new(0) }; KINDS],
         })
+    }
+
+    /// Returns for how long they are. Any context.
+    pub(super) fn grace(&self) -> Jiffies {
+        msecs_to_jiffies(self.grace.get() as Msecs)
+    }
+
+    /// Returns that in seconds, rounded up to more. Any context.
+    fn grace_secs(&self) -> u32 {
+        self.grace.get() as u32 / 1000 + 1
     }
 
     /// Whether there are none now. Any context.
@@ -173,30 +220,26 @@ impl OldAddresses {
         self.len.load(ordering::Relaxed) == 0
     }
 
-    /// Whether there may be one for packets with this SPI. Any context.
-    pub(super) fn may_have(&self, spi: impl FnOnce() -> [u8; 4]) -> bool {
-        !self.is_empty() && self.kind(spi()).load(ordering::Relaxed) != 0
+    /// Whether there may be one for packets of this kind. Any context.
+    pub(super) fn may_have(&self, kind: impl FnOnce() -> Kind) -> bool {
+        !self.is_empty() && self.of_kind[kind().0].load(ordering::Relaxed) != 0
     }
 
-    fn kind(&self, spi: [u8; 4]) -> &Atomic<u32> {
-        &self.of_kind[usize::from(spi[3]) % KINDS]
-    }
-
-    fn count_in(&self, spi: [u8; 4]) {
-        self.kind(spi).add(1, ordering::Relaxed);
+    fn count_in(&self, id: &Id) {
+        self.of_kind[Kind::of(id).0].add(1, ordering::Relaxed);
         self.len.add(1, ordering::Relaxed);
     }
 
-    fn count_out(&self, spi: [u8; 4]) {
+    fn count_out(&self, id: &Id) {
         self.len.fetch_sub(1, ordering::Relaxed);
-        self.kind(spi).fetch_sub(1, ordering::Relaxed);
+        self.of_kind[Kind::of(id).0].fetch_sub(1, ordering::Relaxed);
     }
 
     /// Has packets look here for this SA from now on, until what is returned is dropped: so that
     /// none looks at the kernel's tables alone, just before it goes from there to here. Any
     /// context.
     pub(super) fn expect<'a>(&'a self, state: &'a State) -> Expected<'a> {
-        Entry::of(state).for_each(|entry| self.count_in(entry.id().spi));
+        Entry::of(state).for_each(|entry| self.count_in(&entry.id));
         Expected(self, state)
     }
 
@@ -212,7 +255,7 @@ impl OldAddresses {
         let mut tree = self.tree.lock();
         // INVARIANT: Whoever finds it there takes its lock first.
         for (entry, room) in Entry::of(state).zip(room.0.into_iter().flatten()) {
-            self.count_in(entry.id().spi);
+            self.count_in(&entry.id);
             // There is no such key: no other SA is in that memory.
             let _ = tree.insert(room.into_node(entry.key(), entry));
         }
@@ -229,14 +272,18 @@ impl OldAddresses {
         for entry in Entry::of(kept.state()) {
             // Another SA may have its place already.
             if tree.remove_node(&entry.key()).is_some() {
-                self.count_out(entry.id().spi);
+                self.count_out(&entry.id);
             }
         }
     }
 
-    /// Returns the SA for packets with this id and `mark`, if one is found that has been replaced
-    /// for less than `grace`. Bottom halves must be off.
-    fn find(&self, id: &Id, mark: u32, grace: Jiffies) -> Option<ARef<State>> {
+    /// Returns the SA for packets with this id and `mark`, if one is found whose time isn't over.
+    ///
+    /// # Safety
+    ///
+    /// Bottom halves are off.
+    unsafe fn find(&self, id: &Id, mark: u32) -> Option<ARef<State>> {
+        let grace = self.grace();
         for _ in 0..LOOKS {
             let (old, answers, key): (ARef<State>, _, _) = {
                 let mut tree = self.tree.lock();
@@ -248,7 +295,8 @@ impl OldAddresses {
                 Answers::Itself => None,
                 Answers::Tunnel => Some(newest.clone()),
             };
-            match lineage::follow(&old, grace, newest) {
+            // SAFETY: The caller promises it.
+            match unsafe { lineage::follow(&old, grace, newest) } {
                 Some(None) => return Some(old),
                 // The caller has a packet of this family.
                 Some(Some(newest)) => {
@@ -258,7 +306,7 @@ impl OldAddresses {
             }
             // It never will be found; another one may.
             let node = self.tree.lock().remove_node(&key);
-            node.inspect(|_| self.count_out(id.spi));
+            node.inspect(|_| self.count_out(id));
         }
         None
     }
@@ -277,19 +325,82 @@ impl OldAddresses {
         });
         drop(tree);
         if let Some((state, _node)) = found {
-            self.count_out(id.spi);
+            self.count_out(id);
             // SAFETY: The caller has the namespace of these.
             unsafe { state.leave_caches() };
         }
     }
 }
 
+/// An SA that is found at an old address, as a reader of the list sees it.
+#[derive(Clone, Copy)]
+pub(super) struct Moved {
+    key: Key,
+    id: Id,
+    mark: Mark,
+    /// Where it is now, and for how many milliseconds still it is found there; none if it isn't
+    /// any more, or is the tunnel of one that is listed itself.
+    now: Option<(Id, u32)>,
+}
+
+impl proc::List for OldAddresses<'_> {
+    const FOR_ADMIN: bool = true;
+
+    type Item = Moved;
+
+    fn after(&self, last: Option<&Moved>) -> Option<Moved> {
+        let from = last.map_or(Key::LEAST, |last| last.key);
+        let _off = bh::off();
+        let (old, key, id): (ARef<State>, _, _) = {
+            let mut tree = self.tree.lock();
+            let mut place = tree.cursor_lower_bound_mut(&from)?;
+            if last.is_some() && *place.current().0 == from {
+                place = place.move_next()?;
+            }
+            let (key, entry) = place.current();
+            (entry.state().into(), *key, entry.id)
+        };
+        let grace = self.grace();
+        let now = |newest: &ARef<State>| {
+            // SAFETY: It may be called anywhere.
+            let left = unsafe { raw::xfrm_next_jiffies_to_msecs(grace.saturating_sub(age(&old))) };
+            (newest.id(), left)
+        };
+        Some(Moved {
+            key,
+            id,
+            mark: old.mark(),
+            now: match key.answers {
+                // SAFETY: They are.
+                Answers::Itself => unsafe { lineage::follow(&old, grace, now) },
+                Answers::Tunnel => None,
+            },
+        })
+    }
+
+    fn show(moved: &Moved, file: &SeqFile) {
+        let Some((now, left)) = moved.now else {
+            return;
+        };
+        let (id, mark) = (&moved.id, moved.mark);
+        file.call_printf(format_args!(
+            "dst {} proto {} spi {:#010x} mark {:#x}/{:#x} new-dst {} msecs {left}\n",
+            id.destination(),
+            id.proto,
+            u32::from_be_bytes(id.spi),
+            mark.v,
+            mark.m,
+            now.destination(),
+        ));
+    }
+}
+
 /// See [`OldAddresses::expect`].
-pub(in crate::xfrm) struct Expected<'a>(&'a OldAddresses, &'a State);
+pub(in crate::xfrm) struct Expected<'a>(&'a OldAddresses<'a>, &'a State);
 
 impl Drop for Expected<'_> {
     fn drop(&mut self) {
-        Entry::of(self.1).for_each(|entry| self.0.count_out(entry.id().spi));
+        Entry::of(self.1).for_each(|entry| self.0.count_out(&entry.id));
     }
 }
 
@@ -306,7 +417,7 @@ fn at<'a>(
         if key.id != first.id {
             return None;
         }
-        if entry.id() == *id && wanted(entry) {
+        if entry.id == *id && wanted(entry) {
             return Some(place);
         }
         place = place.move_next()?;
@@ -333,7 +444,7 @@ unsafe impl Target for Lookup {
         U8,
         c_ushort,
     ) -> *mut raw::xfrm_state;
-    const REPLACEMENT: Self::Function = lookup;
+    const REPLACEMENT: Self::Function = input_state_lookup;
 
     fn gate() -> &'static Gate {
         &LOOKUP_GATE
@@ -342,8 +453,9 @@ unsafe impl Target for Lookup {
     fn serves(&self, arguments: &Arguments<'_>) -> bool {
         // SAFETY: The function's first argument is a namespace, which whoever receives keeps.
         let net = unsafe { Namespace::from_raw(arguments.first()) };
-        let spi = || arguments.fourth().to_ne_bytes();
-        self.0.with(net, |work| work.old_addresses().may_have(spi))
+        // SAFETY: The third one is an address of the family that the sixth names.
+        let kind = || Kind::new(unsafe { arguments.daddr_xor_spi() });
+        self.0.with(net, |work| work.old_addresses().may_have(kind))
     }
 }
 
@@ -351,7 +463,7 @@ unsafe impl Target for Lookup {
 ///
 /// As for `xfrm_input_state_lookup()`: bottom halves are off, and `daddr` has as many bytes as
 /// the family needs, wherever it is.
-unsafe extern "C" fn lookup(
+unsafe extern "C" fn input_state_lookup(
     net: *mut raw::net,
     mark: U32,
     daddr: *const raw::xfrm_address_t,
@@ -361,44 +473,41 @@ unsafe extern "C" fn lookup(
 ) -> *mut raw::xfrm_state {
     // SAFETY: The call has been redirected here.
     let pass = unsafe { Lookup::pass() };
-    // SAFETY: The arguments are the caller's; ours alone are not redirected. What is found comes
-    // with a reference.
-    let ask = || unsafe {
-        State::owned(raw::xfrm_input_state_lookup(
-            net, mark.0, daddr, spi.0, proto.0, family,
-        ))
-    };
-    let mut found = ask();
-    if let Some(old) = found.take_if(|state| lineage::is_kept(state)) {
-        // This CPU waited for the tables when it was replaced, and then put it into its cache.
-        // SAFETY: The caller keeps the namespace.
-        unsafe { old.leave_caches() };
-        found = ask();
-    }
-    // SAFETY: As above.
+    // SAFETY: The arguments are the caller's.
     let (net, daddr) = unsafe {
-        let size = if family == uapi::AF_INET6 { 16 } else { 4 };
-        let daddr = slice::from_raw_parts(daddr.cast(), size);
-        (Namespace::from_raw(net), daddr)
+        let daddr = match family {
+            uapi::AF_INET6 => daddr.cast::<[u8; 16]>().read(),
+            _ => {
+                let [a, b, c, d] = daddr.cast::<[u8; 4]>().read();
+                [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+            }
+        };
+        (Namespace::from_raw(net), Address(daddr))
     };
-    let mut id = Id {
+    let id = Id {
+        daddr,
         spi: spi.0.to_ne_bytes(),
         family,
         proto: proto.0,
-        ..Id::default()
+        pad: 0,
     };
-    id.daddr.0[..daddr.len()].copy_from_slice(daddr);
 
+    // Not by the cache of this CPU, which may still have one that has been replaced.
+    let found = lookup::find(net, &id, mark.0, |_| true);
     let found = pass.target().0.with(net, |work| match found {
         Some(state) => {
-            if state.is_younger(work.grace_secs()) {
+            if state.is_younger(work.old_addresses().grace_secs()) {
                 // It may have been found just before it was replaced.
                 let other = |old: &State| !ptr::eq(old, &*state);
                 work.old_addresses().give_up(&id, state.mark(), other);
             }
             Some(state)
         }
-        None => work.old_addresses().find(&id, mark.0, work.grace()),
+        None => {
+            // SAFETY: The caller promises it.
+            let late = unsafe { work.old_addresses().find(&id, mark.0) };
+            late.inspect(|_| work.stats().count(Counter::OldAddress))
+        }
     });
     found.map_or(ptr::null_mut(), |state| {
         ARef::into_raw(state).as_ptr().cast()

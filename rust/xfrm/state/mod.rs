@@ -183,6 +183,16 @@ impl State {
         }
     }
 
+    /// Whether the other one has the very same selector. The caller keeps requests out.
+    pub(in crate::xfrm) fn has_selector_of(&self, other: &Self) -> bool {
+        type Words = [[u8; 8]; size_of::<raw::xfrm_selector>() / 8];
+        // SAFETY: As above.
+        let words = |state: &Self| unsafe { &*(&raw const (*state.as_ptr()).sel).cast::<Words>() };
+        // Not by memcmp(), which takes longer.
+        let mut pairs = words(self).iter().zip(words(other));
+        pairs.all(|(one, two)| u64::from_ne_bytes(*one) == u64::from_ne_bytes(*two))
+    }
+
     pub(in crate::xfrm) fn encap(&self) -> Option<Encap> {
         let encap = get!(self, encap).cast::<Encap>();
         // SAFETY: An SA has a template from its beginning to its end, or never
@@ -310,6 +320,20 @@ impl State {
         }
     }
 
+    /// Locks the SA, as who receives a packet does; as [`Self::lock`].
+    ///
+    /// # Safety
+    ///
+    /// Bottom halves are off, until it is unlocked.
+    pub(in crate::xfrm) unsafe fn lock_in_bh(&self) -> Nested<'_> {
+        // SAFETY: The SA is valid; the guard unlocks it.
+        unsafe { raw::xfrm_next_state_lock_in_bh(self.as_ptr()) };
+        Nested {
+            state: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+
     /// Locks the SA, and keeps bottom halves off this CPU. Doesn't sleep, and
     /// nobody may sleep before it is unlocked. Outside of [`Table::lock`].
     pub fn lock(&self) -> Locked<'_> {
@@ -322,7 +346,8 @@ impl State {
     }
 }
 
-/// The lock of an SA, held inside that of the one which it succeeds.
+/// The lock of an SA, held while bottom halves are off, or inside that of the one which it
+/// succeeds.
 ///
 /// # Invariants
 ///
