@@ -7,7 +7,7 @@ FLAVOUR ?= test
 # make fuzz SEED=N: the same requests again. Else each run has its own.
 SEED ?= $(shell date +%s)
 
-.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist deb vm demo demo-ike test test-arm64 test-deb soak fixed bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
+.PHONY: help kdir setup kernel module stock install-stock uninstall cli dist deb vm demo demo-ike test test-arm64 test-deb soak fixed in-tree bench bench-quick fuzz fuzz-host miri lint check-patches series fmt clean clean-cache
 .DEFAULT_GOAL := $(if $(KDIR),kdir,help)
 
 kdir:
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-arm64    all that are run in the test kernel, in one for arm64'
 	@echo 'make soak          the long versions of the tests; HOURS=12: for so long (default: 1)'
 	@echo 'make fixed         the tests of upstream defects in a kernel that has the fixes of patches/upstream'
+	@echo 'make in-tree       the tests of upstream defects as selftests in a kernel tree, run by its framework'
 	@echo 'make bench         measure what the module costs: docs/benchmarks.md; make bench-quick: the essence'
 	@echo 'make KDIR=DIR      build the module for the kernel built in DIR (>= 7.2, with Rust)'
 	@echo 'make stock         build the module for a new cloud kernel of Debian; STOCK=newest, STOCK=RELEASE: for that one'
@@ -97,6 +98,9 @@ soak:
 
 fixed:
 	@scripts/fixed
+
+in-tree:
+	@scripts/in-tree
 
 bench:
 	@scripts/bench
