@@ -8,11 +8,13 @@ import os
 import socket
 import struct
 
-from lib import hosts, ktap, xfrm
+from lib import hosts, ktap, netlink, xfrm
 from lib.handler import C
-from lib.hosts import PORT, V4, V6, Hosts
+from lib.hosts import PORT, V4, V4_MOVED, V6, Hosts
 from lib.ktap import defect, equal
-from lib.xfrm import SA
+from lib.netlink import DUMP
+from lib.netns import Netns
+from lib.xfrm import SA, migrate
 
 
 def first_packet_is_received_once(flags):
@@ -141,8 +143,29 @@ def last_segment_before_2_32():
         equal(two.dumps()[1]["stats.integrity_failed"], 0, "packets that are not genuine")
 
 
+@defect(43)
+def dump_while_sas_move():
+    """It has each SA, where it was or where it is."""
+    with Netns() as ns:
+        sas = [ns.xfrm.new(SA(*V4, n)) for n in range(0x1001, 0x1001 + 300)]
+        with ns.inside(), xfrm.Xfrm() as nl:
+            # Small pieces.
+            nl.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            nl.send(nl.message(xfrm.GETSA, b"", DUMP).pack())
+            seen = set()
+            while True:
+                messages = list(netlink.parse(nl.socket.recv(4096)))
+                seen |= {m.body[72:76] for m in messages if m.kind == xfrm.NEWSA}
+                if messages[-1].kind == netlink.NLMSG_DONE:
+                    break
+                for _ in range(20):
+                    if sas:
+                        ns.xfrm.must(xfrm.MIGRATE_STATE, migrate(sas.pop(0), dst=V4_MOVED[1]).pack())
+        equal(len(seen), 300, "SAs in the dump")
+
+
 if __name__ == "__main__":
     ktap.main([first_packet_of_a_bitmap_window, first_packet_of_an_extended_window,
                segments_of_a_guest, segments_and_the_packet_after_them,
-               last_segment_before_2_32],
+               last_segment_before_2_32, dump_while_sas_move],
               handlers=(C,))
