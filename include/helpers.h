@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Functions for what the kernel offers only as macro or inline function, or
- * as one of these in some configurations. Each does nothing but call it.
+ * as one of these in some configurations. Each does nothing but call it; the
+ * one that does more says why.
  */
 #ifndef XFRM_NEXT_HELPERS_H
 #define XFRM_NEXT_HELPERS_H

@@ -88,8 +88,8 @@ impl<'net, L: List> File<'net, L> {
         show: Some(Self::show),
     };
 
-    /// Makes the file of this name in `net`. May sleep. Fails with `ENOMEM` if it can't be made, also when
-    /// there is one of this name. Mirrors `proc_create_net_data()`.
+    /// Makes the file of this name, which no other may have, in `net`. May sleep. Fails with
+    /// `ENOMEM`. Mirrors `proc_create_net_data()`.
     pub fn new(
         net: Setup<'net>,
         name: &'static CStr,
