@@ -143,6 +143,47 @@ def last_segment_before_2_32():
         equal(two.dumps()[1]["stats.integrity_failed"], 0, "packets that are not genuine")
 
 
+def fragments(src, dst, payload, first):
+    """A datagram in two pieces, of which the first one has so many bytes of UDP."""
+    udp = struct.pack("!4H", PORT, PORT, 8 + len(payload), 0) + payload
+    for at, piece in (0, udp[:first]), (first, udp[first:]):
+        flags = at // 8 | 0x2000 * (at == 0)
+        yield struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(piece), 77, flags, 64, xfrm.UDP, 0,
+                          socket.inet_aton(src), socket.inet_aton(dst)) + piece
+
+
+@defect(42)
+def fragments_around_a_move():
+    """A datagram in two pieces, of which one comes before the SA moves."""
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (7, 3):
+        raise ktap.Skip("this kernel doesn't ask by which SA fragments came")
+    with Hosts() as two:
+        two.sa(SA(*V4, 0x1000, mode=xfrm.TUNNEL))
+        (src, dst), payload = two.talk, bytes(1000)
+        # The second piece has no ports.
+        whole = xfrm.Selector(dst, src, 32, 32, family=xfrm.AF_INET)
+        two.a.xfrm.policy(xfrm.POLICY_OUT, whole, two.out)
+        raw = two.a.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        raw.bind((src, 0))
+        receiver = two.b.udp(dst, PORT)
+        receiver.settimeout(2)
+        with receiver:
+            for moves in False, True:
+                first, second = fragments(src, dst, payload, 400)
+                raw.sendto(first, (dst, 0))
+                ktap.wait(lambda: two.dumps()[1]["cur.packets"] == 1 + 2 * moves, "the first piece")
+                if moves:
+                    reply = two.b.xfrm.migrate(migrate(two.in_, reqid=7))
+                    equal(reply.errno, 0, "migration")
+                    two.b.xfrm.policy(xfrm.POLICY_IN, hosts.selector(xfrm.AF_INET),
+                                      two.in_.but(reqid=7), True)
+                raw.sendto(second, (dst, 0))
+                try:
+                    equal(receiver.recv(65536), payload, "the datagram")
+                except TimeoutError:
+                    raise (ktap.Failed if moves else ktap.Late)("the datagram is lost") from None
+
+
 @defect(43)
 def dump_while_sas_move():
     """It has each SA, where it was or where it is."""
@@ -167,5 +208,5 @@ def dump_while_sas_move():
 if __name__ == "__main__":
     ktap.main([first_packet_of_a_bitmap_window, first_packet_of_an_extended_window,
                segments_of_a_guest, segments_and_the_packet_after_them,
-               last_segment_before_2_32, dump_while_sas_move],
+               last_segment_before_2_32, fragments_around_a_move, dump_while_sas_move],
               handlers=(C,))
