@@ -113,15 +113,16 @@ impl MigrateState for Handler {
             }
             Failure::Kernel(error) => error,
         });
-        let counter = match result {
-            Ok(()) => Counter::Migrated,
-            Err(e) if e == EINVAL => Counter::Invalid,
-            Err(e) if e == ESRCH => Counter::NotFound,
-            Err(e) if e == EEXIST => Counter::Occupied,
-            Err(_) => Counter::Failed,
-        };
-        self.replaced.count(config.net(), counter);
-        result
+        // Who replaces it counts those that were migrated.
+        result.inspect_err(|&e| {
+            let counter = match e {
+                e if e == EINVAL => Counter::Invalid,
+                e if e == ESRCH => Counter::NotFound,
+                e if e == EEXIST => Counter::Occupied,
+                _ => Counter::Failed,
+            };
+            self.replaced.count(config.net(), counter);
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
             tables::{in_hardware, outdate_routes, take_place, Counts},
             Locked,
         },
+        stats::Counter,
         uapi, State,
     },
 };
@@ -176,6 +177,7 @@ impl<'a> NewState<'a> {
     pub fn replace_old(self, replaced: &Replaced) -> Result<ARef<State>> {
         replaced.with(self.old.net(), |deferred| {
             let (new, asks) = self.switch(deferred)?;
+            deferred.stats().count(Counter::Migrated);
             if asks {
                 deferred.ask_anew();
             }
@@ -186,7 +188,7 @@ impl<'a> NewState<'a> {
     /// Does it, and returns whether the work of `deferred`, which is that of the namespace, has
     /// to be asked for anew.
     fn switch(mut self, deferred: &Deferred<'_>) -> Result<(ARef<State>, bool)> {
-        let found = deferred.grace() != 0 && self.old.dir() != uapi::SA_DIR_OUT && self.leaves();
+        let found = deferred.finds() && self.old.dir() != uapi::SA_DIR_OUT && self.leaves();
         let _expected = found.then(|| deferred.expect(self.old));
         if found {
             self.room.add_address(self.old)?;

@@ -106,12 +106,17 @@ impl<'net> Deferred<'net> {
     }
 
     /// Returns what is counted.
-    pub(super) fn stats(&self) -> &Stats {
+    pub(in crate::xfrm) fn stats(&self) -> &Stats {
         &self.stats
     }
 
+    /// Whether they are at all. Any context.
+    pub(in crate::xfrm) fn finds(&self) -> bool {
+        self.old_addresses.finds()
+    }
+
     /// Returns for how long they are. Any context.
-    pub(in crate::xfrm) fn grace(&self) -> Jiffies {
+    fn grace(&self) -> Jiffies {
         self.old_addresses.grace()
     }
 
@@ -124,10 +129,9 @@ impl<'net> Deferred<'net> {
     /// Lets the SA be found no more that was where `new` is now, unless that has replaced it
     /// just now.
     pub(in crate::xfrm) fn give_up(&self, new: &State, replaced: &State) {
-        let id = new.id();
-        if self.old_addresses.may_have(|| Kind::of(&id)) {
+        if self.old_addresses.may_have(|| Kind::of(&new.id())) {
             let other = |old: &State| !ptr::eq(old, replaced);
-            self.old_addresses.give_up(&id, new.mark(), other);
+            self.old_addresses.give_up(&new.id(), new.mark(), other);
         }
     }
 

@@ -205,6 +205,11 @@ impl<'net> OldAddresses<'net> {
         })
     }
 
+    /// Whether they are at all. Any context.
+    pub(super) fn finds(&self) -> bool {
+        self.grace.get() != 0
+    }
+
     /// Returns for how long they are. Any context.
     pub(super) fn grace(&self) -> Jiffies {
         msecs_to_jiffies(self.grace.get() as Msecs)
